@@ -1,0 +1,1 @@
+"""Gateware: the accelerator in Amaranth, its configuration, instructions and program file."""

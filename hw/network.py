@@ -1,0 +1,236 @@
+"""The quantized network: integer tensors and layers, the one input of compiler and golden model.
+
+There is a single kind of layer, because the engine has a single data path. Everything else is lowered to it:
+a linear layer is a convolution whose kernel covers the map; average pooling and per-channel affine are depthwise convolutions;
+max pooling alone is an identity convolution with `pool`; a residual add alone is an identity convolution with `residual`.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from .atomic import write_atomically
+
+__all__ = ["Layer", "Network", "NetworkError", "Pool", "Residual", "Tensor"]
+
+FORMAT = 1
+
+
+class NetworkError(ValueError):
+    """A network that is inconsistent, or a file that holds none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """An int8 feature map per image; `real = scale · (code − zero_point)`."""
+
+    name: str
+    #: Channels, height, width.
+    shape: tuple[int, int, int]
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Residual:
+    """A map added before the only rounding: r_term[c] = (r − zero_point) · multiplier << (shift[c] − self.shift)."""
+
+    tensor: str
+    multiplier: int  # 16 bit, unsigned
+    shift: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Max pooling of the requantized codes; padding never wins."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    #: Top, left, bottom, right.
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Layer:
+    """acc = bias + weight ∗ x;  y = clamp(zp + ((acc · multiplier + r_term + 2^(shift−1)) >> shift), low, high);  y = pool(y).
+
+    `x` are the input's codes (padding counts as its zero point), `bias` contains −zero_point_x · Σ weight, `zp` is the output's zero point.
+    """
+
+    name: str
+    #: What the layer is to its author: conv, linear, max_pool, avg_pool, add.
+    op: str
+    input: str
+    output: str
+    #: int8, (output channels, input channels / groups, kernel height, kernel width), in −127…127.
+    weight: np.ndarray
+    #: int32, (output channels,).
+    bias: np.ndarray
+    #: uint16, (output channels,).
+    multiplier: np.ndarray
+    #: uint8, (output channels,), in 16…47.
+    shift: np.ndarray
+    stride: tuple[int, int] = (1, 1)
+    #: Top, left, bottom, right.
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    low: int = -128
+    high: int = 127
+    residual: Residual | None = None
+    pool: Pool | None = None
+    #: MACs the author's operation has per image; 0 for pooling and add, whatever the array does for them.
+    macs: int = 0
+
+    def conv_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the convolution's output, before pooling, for an input of `height` × `width`."""
+        top, left, bottom, right = self.padding
+        kernel = self.weight.shape[2:]
+        return tuple(_windows(size + pad, k, s, d) for size, pad, k, s, d in zip((height, width), (top + bottom, left + right), kernel, self.stride, self.dilation))
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the layer's output, after pooling."""
+        size = self.conv_size(height, width)
+        if self.pool is None:
+            return size
+        top, left, bottom, right = self.pool.padding
+        return tuple(_windows(n + pad, k, s, 1) for n, pad, k, s in zip(size, (top + bottom, left + right), self.pool.kernel, self.pool.stride))
+
+
+def _windows(size, kernel, stride, dilation):
+    return (size - dilation * (kernel - 1) - 1) // stride + 1
+
+
+_ARRAYS = ("weight", "bias", "multiplier", "shift")
+
+
+@dataclass(kw_only=True)
+class Network:
+    """Tensors by name, layers in order of execution, and the names of the network's inputs and outputs."""
+
+    name: str
+    tensors: dict[str, Tensor]
+    layers: list[Layer]
+    inputs: list[str]
+    outputs: list[str]
+    #: Names of the classes of a classifier's output, if known.
+    classes: list[str] = field(default_factory=list)
+    #: How a photograph becomes the input: {"size": [H, W], "mean": [...], "std": [...]}; empty if unknown.
+    preprocess: dict = field(default_factory=dict)
+    #: Output name → shape the caller sees per image, where it is not (C, H, W), e.g. (C,) after a flatten.
+    output_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def macs(self) -> int:
+        """MACs per image."""
+        return sum(layer.macs for layer in self.layers)
+
+    def verify(self) -> "Network":
+        """Check that names, shapes, dtypes and ranges agree; returns self. Raises :exc:`NetworkError` naming the layer."""
+        known = set(self.inputs)
+        for name in [*self.inputs, *self.outputs]:
+            if name not in self.tensors:
+                raise NetworkError(f"network {self.name}: tensor {name!r} is not described")
+        for tensor in self.tensors.values():
+            if not (np.isfinite(tensor.scale) and tensor.scale > 0 and -128 <= tensor.zero_point <= 127):
+                raise NetworkError(f"tensor {tensor.name}: scale {tensor.scale} or zero point {tensor.zero_point} is out of range")
+        for layer in self.layers:
+            self._verify_layer(layer, known)
+            known.add(layer.output)
+        if missing := [name for name in self.outputs if name not in known]:
+            raise NetworkError(f"network {self.name}: output {missing[0]!r} is computed by no layer")
+        return self
+
+    def _verify_layer(self, layer, known):
+        def check(condition, problem):
+            if not condition:
+                raise NetworkError(f"layer {layer.name}: {problem}")
+
+        check(layer.input in known, f"input {layer.input!r} is not computed before it")
+        check(layer.output in self.tensors and layer.output not in known, f"output {layer.output!r} is not described or computed twice")
+        for name, dtype in zip(_ARRAYS, (np.int8, np.int32, np.uint16, np.uint8)):
+            check(getattr(layer, name).dtype == dtype, f"{name} must be {np.dtype(dtype)}, not {getattr(layer, name).dtype}")
+        x, y = self.tensors[layer.input], self.tensors[layer.output]
+        channels, inputs = layer.weight.shape[:2]
+        check(inputs * layer.groups == x.shape[0] and channels % layer.groups == 0,
+              f"weight {layer.weight.shape} with {layer.groups} groups does not fit the input's {x.shape[0]} channels")
+        check(all(getattr(layer, name).shape == (channels,) for name in _ARRAYS[1:]), f"bias, multiplier and shift must have shape ({channels},)")
+        check(y.shape == (channels, *layer.output_size(*x.shape[1:])), f"output shape is {y.shape}, computed {(channels, *layer.output_size(*x.shape[1:]))}")
+        check(min(y.shape) > 0, f"output shape {y.shape} is empty")
+        check(int(layer.weight.min(initial=0)) >= -127, "weights must be in −127…127")
+        check(16 <= int(layer.shift.min()) and int(layer.shift.max()) <= 47, "shifts must be in 16…47")
+        check(-128 <= layer.low <= layer.high <= 127, f"clamp {layer.low}…{layer.high} is out of range")
+        if layer.residual:
+            check(layer.residual.tensor in known, f"residual {layer.residual.tensor!r} is not computed before it")
+            check(self.tensors[layer.residual.tensor].shape == (channels, *layer.conv_size(*x.shape[1:])), "residual and convolution differ in shape")
+            check(0 <= layer.residual.multiplier < 1 << 16 and 0 <= layer.residual.shift <= int(layer.shift.min()), "residual multiplier or shift is out of range")
+        # Σ|w|·128 + |bias + zp·Σw| bounds every partial sum: padding and codes lie in −128…127.
+        weight = np.abs(layer.weight.astype(np.int64)).sum(axis=(1, 2, 3))
+        worst = int((weight * 128 + np.abs(layer.bias.astype(np.int64))).max())
+        check(worst < 1 << 31, f"an input could overflow the 32-bit accumulator (worst case {worst})")
+
+    def to_arrays(self) -> "tuple[dict, dict[str, np.ndarray]]":
+        """A JSON object and the arrays it refers to by name; :meth:`from_arrays` is the inverse."""
+        layers, arrays = [], {}
+        for index, layer in enumerate(self.layers):
+            values = {k: v for k, v in layer.__dict__.items() if k not in _ARRAYS}
+            values |= {"residual": layer.residual and asdict(layer.residual), "pool": layer.pool and asdict(layer.pool)}
+            layers.append(values)
+            arrays |= {f"{index}.{name}": np.ascontiguousarray(getattr(layer, name)) for name in _ARRAYS}
+        header = {k: getattr(self, k) for k in ("name", "inputs", "outputs", "classes", "preprocess", "output_shapes")}
+        return header | {"tensors": [asdict(t) for t in self.tensors.values()], "layers": layers}, arrays
+
+    @classmethod
+    def from_arrays(cls, header: dict, arrays: "dict[str, np.ndarray]") -> "Network":
+        """Raises KeyError, TypeError or :exc:`NetworkError` if header and arrays do not describe a network."""
+        layers = []
+        for index, values in enumerate(header["layers"]):
+            values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            if values["residual"]:
+                values["residual"] = Residual(**values["residual"])
+            if values["pool"]:
+                values["pool"] = Pool(**{k: tuple(v) for k, v in values["pool"].items()})
+            layers.append(Layer(**values, **{name: arrays[f"{index}.{name}"] for name in _ARRAYS}))
+        tensors = {t["name"]: Tensor(**(t | {"shape": tuple(t["shape"])})) for t in header["tensors"]}
+        rest = {k: header[k] for k in ("name", "inputs", "outputs", "classes", "preprocess")}
+        shapes = {k: tuple(v) for k, v in header["output_shapes"].items()}
+        return cls(tensors=tensors, layers=layers, output_shapes=shapes, **rest).verify()
+
+    def save(self, path: "str | Path") -> None:
+        """Write a `.celq` file (safetensors)."""
+        header, arrays = self.to_arrays()
+        write_tensors(path, "celq", header, arrays)
+
+    @classmethod
+    def load(cls, path: "str | Path") -> "Network":
+        """Read a `.celq` file. Raises :exc:`NetworkError` if it is missing, truncated or of another kind."""
+        header, arrays = read_tensors(path, "celq", NetworkError)
+        try:
+            return cls.from_arrays(header, arrays)
+        except (KeyError, TypeError) as error:
+            raise NetworkError(f"{path}: is damaged ({error}); quantize the model again") from None
+
+
+def write_tensors(path, kind, header, arrays):
+    """A safetensors file whose metadata say what it is; the same content gives the same bytes."""
+    metadata = {"format": f"{kind}-{FORMAT}", "header": json.dumps(header, sort_keys=True)}
+    write_atomically(path, save(dict(sorted(arrays.items())), metadata))
+
+
+def read_tensors(path, kind, error_type):
+    """Header and arrays of a file by :func:`write_tensors`. Raises `error_type` in one sentence."""
+    path = Path(path)
+    if not path.is_file():
+        raise error_type(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != f"{kind}-{FORMAT}":
+                raise error_type(f"{path}: is not a .{kind} file of format {FORMAT} but {metadata.get('format', 'something else')!r}; make it again with this version")
+            return json.loads(metadata["header"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise error_type(f"{path}: is truncated or damaged ({error}); make it again") from None

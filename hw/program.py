@@ -1,0 +1,156 @@
+"""A compiled network: instructions, memory image and where its tensors lie; what every device runs."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .config import PLANE, AcceleratorConfig, ConfigError
+from .isa import Base
+from .network import Network, NetworkError, read_tensors, write_tensors
+
+__all__ = ["Fold", "Placement", "Program", "ProgramError"]
+
+
+class ProgramError(ValueError):
+    """A program that does not fit the device, or a file that holds none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """Windows of a map gathered into channels: channel (ky·kernel[1] + kx)·C + c of pixel (y, x) is channel c of the map at
+    (y·stride[0] − top + ky, x·stride[1] − left + kx), or the zero point outside of it.
+
+    The host folds a network's input this way so that a first layer of few channels fills the array's columns.
+    """
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    #: Top, left, bottom, right.
+    padding: tuple[int, int, int, int]
+
+    def shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Shape (C, H, W) of the folded map."""
+        channels, height, width = shape
+        top, left, bottom, right = self.padding
+        return (channels * self.kernel[0] * self.kernel[1],
+                (height + top + bottom - self.kernel[0]) // self.stride[0] + 1, (width + left + right - self.kernel[1]) // self.stride[1] + 1)
+
+    def apply(self, codes: np.ndarray, zero_point: int) -> np.ndarray:
+        """Fold codes (N, C, H, W) int8."""
+        top, left, bottom, right = self.padding
+        padded = np.pad(codes, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=zero_point)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, self.kernel, axis=(2, 3))[:, :, ::self.stride[0], ::self.stride[1]]
+        batch, _, height, width = windows.shape[:4]
+        return np.ascontiguousarray(windows.transpose(0, 4, 5, 1, 2, 3)).reshape(batch, -1, height, width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a tensor lies in memory: planes of eight channels, (N, ⌈C/8⌉, H, W, 8) bytes."""
+
+    tensor: str
+    base: Base
+    #: Bytes from the base; a multiple of 8.
+    offset: int
+    #: How the host folds a network's input before it writes it.
+    fold: Fold | None = None
+
+
+def pack_map(codes: np.ndarray) -> np.ndarray:
+    """Codes (N, C, H, W) int8 as they lie in memory: (N, ⌈C/8⌉, H, W, 8) int8, missing channels 0."""
+    batch, channels, height, width = codes.shape
+    padded = np.zeros((batch, -(-channels // PLANE) * PLANE, height, width), np.int8)
+    padded[:, :channels] = codes
+    return np.ascontiguousarray(padded.reshape(batch, -1, PLANE, height, width).transpose(0, 1, 3, 4, 2))
+
+
+def unpack_map(memory: np.ndarray, batch: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """The inverse of :func:`pack_map`, from the bytes of the map."""
+    channels, height, width = shape
+    planes = memory.view(np.int8).reshape(batch, -(-channels // PLANE), height, width, PLANE)
+    return np.ascontiguousarray(planes.transpose(0, 1, 4, 2, 3).reshape(batch, -1, height, width)[:, :channels])
+
+
+def map_bytes(batch: int, shape: tuple[int, int, int]) -> int:
+    """Bytes a map occupies in memory."""
+    return batch * -(-shape[0] // PLANE) * shape[1] * shape[2] * PLANE
+
+
+@dataclass(kw_only=True)
+class Program:
+    """A network compiled for one configuration and batch size.
+
+    Four regions of memory have a base register each: WEIGHTS holds `image` (instructions first), MAPS the intermediate maps, INPUT and OUTPUT
+    the network's own. Their sizes in bytes are `sizes`.
+    """
+
+    config: AcceleratorConfig
+    batch: int
+    network: Network
+    #: uint8: the instructions (16 bytes each), parameters and weights, as they lie at base WEIGHTS.
+    image: np.ndarray
+    #: Number of instructions, END included.
+    instructions: int
+    sizes: dict[Base, int]
+    inputs: list[Placement]
+    outputs: list[Placement]
+    #: Per layer of the network: first instruction, and the one after the last.
+    spans: list[tuple[int, int]]
+    #: Per layer: {"compute": cycles, "memory": cycles, "bytes": bytes, "bound": cycles}, the compiler's estimate.
+    estimates: list[dict]
+
+    @property
+    def macs(self) -> int:
+        """MACs of a whole batch."""
+        return self.batch * self.network.macs
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of external memory the program needs."""
+        return sum(self.sizes.values())
+
+    def words(self) -> list[int]:
+        """The instruction words."""
+        raw = self.image[: 16 * self.instructions].tobytes()
+        return [int.from_bytes(raw[i : i + 16], "little") for i in range(0, len(raw), 16)]
+
+    def bases(self) -> dict[Base, int]:
+        """A byte address for each region, from 0, aligned to 4 KiB as AXI bursts like it."""
+        addresses, end = {}, 0
+        for base in Base:
+            addresses[base] = end
+            end += -(-self.sizes[base] // 4096) * 4096
+        return addresses
+
+    def check_config(self, config: AcceleratorConfig) -> None:
+        """Raises :exc:`ProgramError` if the program was made for other hardware."""
+        if config.hash != self.config.hash:
+            raise ProgramError(f"program for {self.network.name} was made for config {self.config.name!r} ({self.config.hash:08x}), the device has "
+                               f"{config.name!r} ({config.hash:08x}); compile it with --config {config.name}")
+
+    def save(self, path: "str | Path") -> None:
+        """Write a `.celp` file (safetensors)."""
+        network, arrays = self.network.to_arrays()
+        header = {"config": self.config.to_json(), "batch": self.batch, "network": network, "instructions": self.instructions,
+                  "sizes": {base.name: size for base, size in self.sizes.items()}, "spans": self.spans, "estimates": self.estimates}
+        for name in ("inputs", "outputs"):
+            header[name] = [asdict(p) | {"base": Base(p.base).name} for p in getattr(self, name)]
+        write_tensors(path, "celp", header, arrays | {"image": self.image})
+
+    @classmethod
+    def load(cls, path: "str | Path") -> "Program":
+        """Read a `.celp` file. Raises :exc:`ProgramError` if it is missing, truncated or of another kind."""
+        header, arrays = read_tensors(path, "celp", ProgramError)
+
+        def placement(values):
+            fold = values["fold"] and Fold(**{k: tuple(v) for k, v in values["fold"].items()})
+            return Placement(tensor=values["tensor"], base=Base[values["base"]], offset=values["offset"], fold=fold)
+
+        try:
+            return cls(config=AcceleratorConfig.from_json(header["config"]), batch=header["batch"], image=arrays.pop("image"),
+                       network=Network.from_arrays(header["network"], arrays), instructions=header["instructions"],
+                       sizes={Base[name]: size for name, size in header["sizes"].items()}, spans=[tuple(s) for s in header["spans"]],
+                       estimates=header["estimates"], inputs=[placement(p) for p in header["inputs"]], outputs=[placement(p) for p in header["outputs"]])
+        except (KeyError, TypeError, NetworkError, ConfigError) as error:
+            raise ProgramError(f"{path}: is damaged or was made by another version ({error}); compile it again") from None
