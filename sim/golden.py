@@ -1,0 +1,124 @@
+"""The definition of every result: integer arithmetic in NumPy. Whatever else computes a network must give these bytes.
+
+`real = scale · (code − zero_point)`; codes are int8, accumulators int32, and requantization is the only rounding.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..hw.network import Layer, Network, Pool, Tensor
+
+__all__ = ["convolve", "dequantize", "execute", "layer", "max_pool", "quantize", "requantize", "residual_term"]
+
+# A sum of products is exact in float32 as long as no partial sum reaches 2^24: BLAS serves.
+_EXACT_TERMS = (1 << 24) // (128 * 127)
+
+
+def quantize(values: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """Codes, int8, of real `values`: round half to even, as torch.quantize_per_tensor does. Raises ValueError if a value is not finite."""
+    values = np.asarray(values, np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError(f"input {tensor.name}: contains NaN or infinity; give finite numbers")
+    codes = np.rint(values * np.float32(1 / tensor.scale)) + tensor.zero_point
+    return np.clip(codes, -128, 127).astype(np.int8)
+
+
+def dequantize(codes: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """Real values, float32, of int8 `codes`."""
+    return (codes.astype(np.float32) - np.float32(tensor.zero_point)) * np.float32(tensor.scale)
+
+
+def convolve(codes: np.ndarray, layer: Layer, zero_point: int) -> np.ndarray:
+    """Accumulators (N, O, OH, OW) int32 of codes (N, C, H, W) int8: bias + weight ∗ codes, padding being `zero_point`."""
+    top, left, bottom, right = layer.padding
+    (batch, _, height, width), (kernel_y, kernel_x) = codes.shape, layer.weight.shape[2:]
+    rows, columns = layer.conv_size(height, width)
+    padded = np.pad(codes, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=zero_point) if any(layer.padding) else codes
+
+    def tap(y, x):
+        y, x = y * layer.dilation[0], x * layer.dilation[1]
+        return padded[:, :, y : y + (rows - 1) * layer.stride[0] + 1 : layer.stride[0], x : x + (columns - 1) * layer.stride[1] + 1 : layer.stride[1]]
+
+    outputs, inputs = layer.weight.shape[:2]
+    sums = np.empty((batch, outputs, rows, columns), np.int32)
+    sums[:] = layer.bias[:, None, None]
+    if inputs == 1 and layer.groups == outputs:
+        for y in range(kernel_y):
+            for x in range(kernel_x):
+                sums += layer.weight[:, 0, y, x].astype(np.int32)[:, None, None] * tap(y, x)
+        return sums
+    terms = inputs * kernel_y * kernel_x
+    window = np.empty((inputs, kernel_y, kernel_x, rows, columns), np.float32)
+    group_outputs = outputs // layer.groups
+    for image in range(batch):
+        for group in range(layer.groups):
+            mine = slice(group * inputs, (group + 1) * inputs)
+            for y in range(kernel_y):
+                for x in range(kernel_x):
+                    window[:, y, x] = tap(y, x)[image, mine]
+            matrix = window.reshape(terms, rows * columns)
+            weight = layer.weight[group * group_outputs : (group + 1) * group_outputs].reshape(group_outputs, terms).astype(np.float32)
+            out = sums[image, group * group_outputs : (group + 1) * group_outputs].reshape(group_outputs, -1)
+            for first in range(0, terms, _EXACT_TERMS):
+                part = slice(first, first + _EXACT_TERMS)
+                out += (weight[:, part] @ matrix[part]).astype(np.int32)
+    return sums
+
+
+def residual_term(codes: np.ndarray, zero_point: int, multiplier: int, residual_shift: int, shift: np.ndarray) -> np.ndarray:
+    """(r − zero_point) · multiplier << (shift − residual_shift), int64; `shift` broadcasts against `codes`."""
+    return (codes.astype(np.int64) - zero_point) * multiplier << (np.asarray(shift, np.int64) - residual_shift)
+
+
+def requantize(sums: np.ndarray, multiplier: np.ndarray, shift: np.ndarray, zero_point: int, low: int, high: int, r_term: "np.ndarray | int" = 0) -> np.ndarray:
+    """clamp(zero_point + ((sums · multiplier + r_term + 2^(shift−1)) >> shift), low, high) as int8: round half up, the only rounding.
+
+    `multiplier` and `shift` broadcast against `sums` (int32).
+    """
+    shift = np.asarray(shift, np.int64)
+    exact = sums.astype(np.int64) * np.asarray(multiplier, np.int64)
+    exact += r_term
+    exact += np.int64(1) << (shift - 1)
+    exact >>= shift
+    exact += zero_point
+    return np.clip(exact, low, high, out=exact).astype(np.int8)
+
+
+def max_pool(codes: np.ndarray, pool: Pool) -> np.ndarray:
+    """Maximum over each window of codes (N, C, H, W) int8; padding never wins."""
+    top, left, bottom, right = pool.padding
+    padded = np.pad(codes, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=-128) if any(pool.padding) else codes
+    rows, columns = ((size - k) // s + 1 for size, k, s in zip(padded.shape[2:], pool.kernel, pool.stride))
+    result = None
+    for y in range(pool.kernel[0]):
+        for x in range(pool.kernel[1]):
+            tap = padded[:, :, y : y + (rows - 1) * pool.stride[0] + 1 : pool.stride[0], x : x + (columns - 1) * pool.stride[1] + 1 : pool.stride[1]]
+            result = tap.copy() if result is None else np.maximum(result, tap, out=result)
+    return result
+
+
+def layer(layer: Layer, network: Network, codes: np.ndarray, residual: "np.ndarray | None" = None) -> np.ndarray:
+    """Output codes (N, O, H, W) int8 of one layer for input codes (N, C, H, W) int8, and the residual's codes if the layer has one."""
+    sums = convolve(codes, layer, network.tensors[layer.input].zero_point)
+    shift = layer.shift[:, None, None]
+    r_term = 0
+    if layer.residual:
+        zero_point = network.tensors[layer.residual.tensor].zero_point
+        r_term = residual_term(residual, zero_point, layer.residual.multiplier, layer.residual.shift, shift)
+    result = requantize(sums, layer.multiplier[:, None, None], shift, network.tensors[layer.output].zero_point, layer.low, layer.high, r_term)
+    return max_pool(result, layer.pool) if layer.pool else result
+
+
+def execute(network: Network, inputs: "list[np.ndarray]", observe: "Callable[[str, np.ndarray], None] | None" = None) -> "list[np.ndarray]":
+    """Output codes of a network for its input codes, in graph order; `observe(name, codes)` sees every layer's output."""
+    codes = dict(zip(network.inputs, inputs))
+    last_use = {name: index for index, item in enumerate(network.layers) for name in (item.input, item.residual and item.residual.tensor) if name}
+    for index, item in enumerate(network.layers):
+        codes[item.output] = layer(item, network, codes[item.input], codes[item.residual.tensor] if item.residual else None)
+        if observe:
+            observe(item.output, codes[item.output])
+        for name in {item.input, item.residual and item.residual.tensor} - {None, *network.outputs}:
+            if last_use[name] == index:
+                del codes[name]
+    return [codes[name] for name in network.outputs]
