@@ -1,0 +1,1 @@
+"""Devices without a board: the golden model and the simulated RTL."""
