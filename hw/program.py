@@ -95,8 +95,8 @@ class Program:
     sizes: dict[Base, int]
     inputs: list[Placement]
     outputs: list[Placement]
-    #: Per layer of the network: first instruction, and the one after the last.
-    spans: list[tuple[int, int]]
+    #: Per layer of the network: how many instructions the STORE unit has retired when the layer's output is complete.
+    stores: list[int]
     #: Per layer: {"compute": cycles, "memory": cycles, "bytes": bytes, "bound": cycles}, the compiler's estimate.
     estimates: list[dict]
 
@@ -133,7 +133,7 @@ class Program:
         """Write a `.celp` file (safetensors)."""
         network, arrays = self.network.to_arrays()
         header = {"config": self.config.to_json(), "batch": self.batch, "network": network, "instructions": self.instructions,
-                  "sizes": {base.name: size for base, size in self.sizes.items()}, "spans": self.spans, "estimates": self.estimates}
+                  "sizes": {base.name: size for base, size in self.sizes.items()}, "stores": self.stores, "estimates": self.estimates}
         for name in ("inputs", "outputs"):
             header[name] = [asdict(p) | {"base": Base(p.base).name} for p in getattr(self, name)]
         write_tensors(path, "celp", header, arrays | {"image": self.image})
@@ -150,7 +150,7 @@ class Program:
         try:
             return cls(config=AcceleratorConfig.from_json(header["config"]), batch=header["batch"], image=arrays.pop("image"),
                        network=Network.from_arrays(header["network"], arrays), instructions=header["instructions"],
-                       sizes={Base[name]: size for name, size in header["sizes"].items()}, spans=[tuple(s) for s in header["spans"]],
+                       sizes={Base[name]: size for name, size in header["sizes"].items()}, stores=header["stores"],
                        estimates=header["estimates"], inputs=[placement(p) for p in header["inputs"]], outputs=[placement(p) for p in header["outputs"]])
         except (KeyError, TypeError, NetworkError, ConfigError) as error:
             raise ProgramError(f"{path}: is damaged or was made by another version ({error}); compile it again") from None
