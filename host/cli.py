@@ -1,0 +1,429 @@
+"""The command line. Reports go to stdout, logs and progress to stderr; a user's error is one sentence and exit code 2."""
+
+import json
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .errors import CelosiaError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Trained PyTorch CNNs on FPGAs, with open tools.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_notes = Console(stderr=True, highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Model = Annotated[str, typer.Argument(help="A zoo name, a .pt2, .celq or .celp file, or module:factory (runs its code).")]
+Inputs = Annotated[list[Path] | None, typer.Argument(help="Images, folders of images or .npz files; none: the model's sample.")]
+Config = Annotated[str | None, typer.Option(help="A configuration of `celosia boards`, or a .toml file.", show_default="ulx3s-85f")]
+Batch = Annotated[int | None, typer.Option(min=1, help="Images that run together.", show_default="1")]
+DeviceName = Annotated[str, typer.Option(help="golden (the definition, no time) or rtl (the hardware, simulated).")]
+Weights = Annotated[Path | None, typer.Option(help="A .safetensors file with the state dict.")]
+Trust = Annotated[bool, typer.Option(help="Accept a .pt2 with pickled entries: runs their code.")]
+Calibrate = Annotated[list[Path] | None, typer.Option(help="Images to calibrate with: a folder or an .npz file; may be repeated.")]
+
+
+def main(arguments: "list[str] | None" = None) -> None:
+    """Entry point of the script `celosia`; ends by SystemExit."""
+    try:
+        app(arguments)
+    except Exception as error:
+        if not _is_users(error):
+            raise
+        print(f"celosia: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _is_users(error):
+    """Every exception class that celosia defines is a sentence for the user; any other is a bug and keeps its traceback."""
+    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "torchvision", "torchao"):
+        error.args = (f"this needs {error.name}; pip install 'celosia[torch]'",)
+        return True
+    return type(error).__module__.startswith("celosia.") and isinstance(error, (ValueError, RuntimeError))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Tools found, their versions, and the remedy for each that is missing."""
+    from .doctor import examine
+
+    rows = examine()
+    if as_json:
+        return _emit({"tools": rows})
+    return _table(("", "for", "", ""), [(row["name"], row["purpose"], row["version"] or "missing", row["remedy"] or "") for row in rows])
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """The zoo: networks with weights, calibration and sample images."""
+    from ..models import zoo
+
+    rows = [{"name": name, "input_shape": list(zoo.get(name).input_shape), "classes": len(zoo.get(name).classes), "summary": zoo.get(name).summary}
+            for name in zoo.names()]
+    if as_json:
+        return _emit({"models": rows})
+    return _table(("model", "input", "classes", ""), [(row["name"], _by(row["input_shape"]), row["classes"], row["summary"]) for row in rows])
+
+
+@app.command()
+def boards(as_json: Json = False) -> None:
+    """Configurations of the accelerator and the boards they are meant for."""
+    from .board import listing
+
+    rows = listing()
+    if as_json:
+        return _emit({"configs": rows})
+    cells = [(row["config"], row["part"] or "simulated", row["array"], row["macs_per_cycle"], row["multipliers"], f"{(row['map_bytes'] + row['weight_bytes']) >> 10} KiB",
+              f"{row['memory_bytes'] >> 20} MiB {row['memory']}", f"{row['clock_mhz']:g} MHz", row["link"] or "") for row in rows]
+    return _table(("config", "part", "array", "MAC/cycle", "multipliers", "buffers", "memory", "clock", "link"), cells)
+
+
+@app.command()
+def check(
+    model: Model,
+    config: Config = None,
+    batch: Batch = None,
+    shape: Annotated[str | None, typer.Option(help="C,H,W of the input, where the model does not say.")] = None,
+    weights: Weights = None,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """What runs where, whether it fits the memory, and the speed to expect; seconds, no calibration."""
+    from ..hw.config import get_config
+    from .report import memory_report
+    from .source import DEFAULT_CONFIG, compile_network, load_program, sketch
+
+    if model.endswith(".celp"):
+        program = load_program(model, config, batch)
+    else:
+        chosen = get_config(config or DEFAULT_CONFIG)
+        program = compile_network(sketch(model, _shape(shape), weights=weights and str(weights), trust=trust), chosen, batch or 1)
+    report = {"model": model, "config": program.config.name, "batch": program.batch, **_estimate(program), "memory": memory_report(program)}
+    if as_json:
+        return _emit(report)
+    _table(("layer", "op", "on", "MACs", "cycles", "DRAM bytes"),
+           [(row["name"], row["op"], "accelerator", f"{row['macs']:,}", f"{row['cycles']:,}", f"{row['dram_bytes']:,}") for row in report["layers"]])
+    memory = report["memory"]
+    print(f"{len(report['layers'])} layers, {program.macs:,} MACs; memory {memory['bytes']:,} of {memory['available']:,} bytes; "
+          f"about {report['frames_per_second']:.4g} frames/s at {program.config.clock_mhz:g} MHz")
+    return None
+
+
+@app.command()
+def quantize(
+    model: Model,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .celq file to write.")],
+    calibrate: Calibrate = None,
+    weights: Weights = None,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """A float model to int8, by calibration images."""
+    from .source import quantize_model
+
+    with _progress(f"quantize {model}") as progress:
+        network = quantize_model(model, calibrate or (), weights=weights and str(weights), trust=trust, progress=progress)
+    _write(network, output)
+    report = {"model": model, "output": str(output), "layers": len(network.layers), "macs": network.macs, "bytes": output.stat().st_size}
+    if as_json:
+        return _emit(report)
+    return print(f"{output}: {report['layers']} layers, {report['macs']:,} MACs an image, {report['bytes']:,} bytes")
+
+
+@app.command()
+def compile(
+    model: Model,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .celp file to write.")],
+    config: Config = None,
+    batch: Batch = None,
+    explain: Annotated[bool, typer.Option(help="Every layer's estimate.")] = False,
+    as_json: Json = False,
+) -> None:
+    """A quantized model to a program for one configuration and batch size."""
+    from .report import memory_report
+    from .source import load_program
+
+    with _progress(f"compile {model}") as progress:
+        program = load_program(model, config, batch, progress)
+    _write(program, output)
+    report = {"model": model, "output": str(output), "config": program.config.name, "batch": program.batch, "instructions": program.instructions,
+              "memory": memory_report(program), **_estimate(program)}
+    if as_json:
+        return _emit(report)
+    if explain:
+        _table(("layer", "op", "MACs", "cycles", "bound", "DRAM bytes"),
+               [(row["name"], row["op"], f"{row['macs']:,}", f"{row['cycles']:,}", f"{row['bound_cycles']:,}", f"{row['dram_bytes']:,}") for row in report["layers"]])
+    memory = report["memory"]
+    return print(f"{output}: {program.instructions:,} instructions, memory {memory['bytes']:,} of {memory['available']:,} bytes, about {report['frames_per_second']:.4g} frames/s")
+
+
+@app.command()
+def run(
+    model: Model,
+    inputs: Inputs = None,
+    device: DeviceName = "golden",
+    config: Config = None,
+    batch: Batch = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Draw the images with their predictions into this picture.")] = None,
+    vcd: Annotated[Path | None, typer.Option(help="Write the waveform of the run (device rtl).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a model on a device."""
+    from . import images
+    from .report import run_report
+    from .source import inputs as load_inputs
+
+    if vcd and device != "rtl":
+        raise CelosiaError(f"--vcd: device {device!r} has no waveform; give --device rtl")
+    program, chosen = _program(model, config, batch)
+    samples = load_inputs(model, program.network, inputs or (), program.batch)
+    with _open(device, chosen, vcd) as opened:
+        result = opened.run(program, samples.images)
+    report = run_report(model, opened, program, result, samples.names)
+    if output:
+        captions = [row["class"] for row in report["predictions"]] or samples.names
+        images.draw(output, samples.images, captions, program.network.preprocess)
+    if as_json:
+        return _emit(report)
+    for row in report["predictions"]:
+        print(f"{row['image']}: {row['class']}")
+    if report["cycles"]:
+        print(f"{report['cycles']:,} cycles for {report['images']} images, {report['utilisation']:.1%} of the array used, "
+              f"{report['frames_per_second']:.4g} frames/s at {report['clock_mhz']:g} MHz")
+        print("stalls: " + (", ".join(f"{name} {count:,}" for name, count in report["stalls"].items()) or "none"))
+    print(f"outputs sha256 {report['outputs_sha256']}")
+    return None
+
+
+@app.command()
+def diff(
+    model: Model,
+    inputs: Inputs = None,
+    devices: Annotated[str, typer.Option(help="Two devices, separated by a comma.")] = "golden,rtl",
+    config: Config = None,
+    batch: Batch = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two devices: the first differing layer, image, channel and pixel. Exit code 1 if they differ."""
+    from .report import compare
+    from .source import compile_network
+    from .source import inputs as load_inputs
+
+    names = [name.strip() for name in devices.split(",")]
+    if len(names) != 2:
+        raise CelosiaError(f"--devices must name two devices separated by a comma, not {devices!r}")
+    program, _ = _program(model, config, batch)
+    samples = load_inputs(model, program.network, inputs or (), program.batch)
+    report = compare(program.network, program, names, samples.images, compile_network)
+    if as_json:
+        _emit(report)
+    elif report["equal"]:
+        print(f"{names[0]} and {names[1]} agree on every output byte of {len(samples.names)} images")
+    elif report["difference"]["layer"] is None:
+        print(f"{names[0]} and {names[1]} differ: {report['difference']['reason']}")
+    else:
+        found = report["difference"]
+        print(f"{names[0]} and {names[1]} differ first in layer {found['layer']}, image {found['image']}, channel {found['channel']}, pixel ({found['y']}, {found['x']}): "
+              f"{' and '.join(map(str, found['values'].values()))}; {found['different']:,} of {found['of']:,} values of that layer differ")
+    raise typer.Exit(0 if report["equal"] else 1)
+
+
+@app.command()
+def bench(
+    model: Model,
+    device: DeviceName = "rtl",
+    config: Config = None,
+    batch: Batch = None,
+    as_json: Json = False,
+) -> None:
+    """Cycles of every layer, beside the bound of its compute and memory time."""
+    from .report import bench_report
+    from .source import inputs as load_inputs
+
+    program, chosen = _program(model, config, batch)
+    samples = load_inputs(model, program.network, (), program.batch)
+    with _open(device, chosen) as opened:
+        start = time.perf_counter()
+        result = opened.run(program, samples.images)
+        report = bench_report(model, opened, program, result, time.perf_counter() - start)
+    if as_json:
+        return _emit(report)
+    _table(("layer", "op", "MACs", "cycles", "bound", "DRAM bytes", "utilisation"),
+           [(row["name"], row["op"], f"{row['macs']:,}", f"{row['cycles']:,}", f"{row['bound_cycles']:,}", f"{row['dram_bytes']:,}", f"{row['utilisation'] or 0:.1%}")
+            for row in [*report["layers"], report["total"]]])
+    print(f"{report['frames_per_second']:.4g} frames/s at {report['clock_mhz']:g} MHz; stalls: {', '.join(f'{k} {v:,}' for k, v in report['stalls'].items()) or 'none'}")
+    return None
+
+
+@app.command()
+def recipes(as_json: Json = False) -> None:
+    """The learning recipes."""
+    from ..models import recipes as library
+
+    rows = [{"name": name, "summary": library.summary(name)} for name in library.names()]
+    if as_json:
+        return _emit({"recipes": rows})
+    return _table(("recipe", ""), [tuple(row.values()) for row in rows])
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument()],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for weights, checkpoint and metrics.", show_default="out/RECIPE")] = None,
+    smoke: Annotated[bool, typer.Option(help="A few steps on the bundled sample.")] = False,
+    resume: Annotated[bool, typer.Option(help="Take up an interrupted run.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Another seed than the recipe's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe."""
+    found = _recipe(recipe)
+    folder = output or Path("out") / recipe
+    with _progress(f"train {recipe}") as progress:
+        result = found.train(folder, smoke=smoke, resume=resume, seed=seed, progress=progress)
+    if as_json:
+        return _emit(result)
+    return print(f"{folder}: " + ", ".join(f"{name} {value:.4g}" for name, value in result["figures"].items()))
+
+
+@app.command("eval")
+def evaluate(
+    recipe: Annotated[str, typer.Argument()],
+    device: Annotated[str, typer.Option(help="float (the module itself), golden or rtl.")] = "float",
+    weights: Weights = None,
+    config: Config = None,
+    batch: Batch = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first test images.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a trained recipe on its test data, and check its targets. Exit code 1 if one is missed."""
+    from .evaluate import evaluate_recipe
+
+    with _progress(f"eval {recipe}") as progress:
+        report = evaluate_recipe(_recipe(recipe), device, weights=weights, config=config, batch=batch, limit=limit, progress=progress)
+    if as_json:
+        _emit(report)
+    else:
+        print(", ".join(f"{name} {value:.4g}" for name, value in report["figures"].items()) + f" on {report['device']}")
+        for target in report["targets"]:
+            print(f"{'reached' if target['reached'] else 'MISSED'}: {target['figure']} {target['value']:.4f}, wanted {target['minimum']:.4f} ({target['source']})")
+    raise typer.Exit(0 if all(target["reached"] for target in report["targets"]) else 1)
+
+
+@app.command()
+def verify(
+    recipe: Annotated[str | None, typer.Argument()] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every recipe.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe's oracles: equality with trusted libraries. Exit code 1 if one does not hold."""
+    from ..models import recipes as library
+
+    if everything == (recipe is not None):
+        raise CelosiaError("verify: name a recipe or give --all")
+    rows = [{"recipe": name, "oracle": oracle, "holds": holds, "compared": compared}
+            for name in (library.names() if everything else [recipe]) for oracle, holds, compared in _recipe(name).verify()]
+    if as_json:
+        _emit({"oracles": rows})
+    else:
+        _table(("recipe", "oracle", "", ""), [(row["recipe"], row["oracle"], "holds" if row["holds"] else "FAILS", row["compared"]) for row in rows])
+    raise typer.Exit(0 if all(row["holds"] for row in rows) else 1)
+
+
+def _program(model, config, batch):
+    """The program to run, and the configuration of the device: the one asked for, else the program's own."""
+    from ..hw.config import get_config
+    from .source import load_program
+
+    asked = get_config(config) if config else None
+    with _progress(f"prepare {model}") as progress:
+        program = load_program(model, config, batch, progress)
+    chosen = asked or program.config
+    program.check_config(chosen)
+    return program, chosen
+
+
+def _open(name, config, vcd=None):
+    from .device import open_device
+
+    return open_device(name, config, **({"vcd": vcd} if vcd else {}))
+
+
+def _recipe(name):
+    from ..models import recipes as library
+
+    if name not in library.names():
+        raise CelosiaError(f"recipe {name!r} is not known; choose {', '.join(library.names())}")
+    return library.get(name)
+
+
+def _estimate(program):
+    layers = [{"name": layer.name, "op": layer.op, "macs": layer.macs * program.batch, "cycles": int(max(item["compute"], item["memory"])),
+               "bound_cycles": int(item["bound"]), "dram_bytes": int(item["bytes"])} for layer, item in zip(program.network.layers, program.estimates)]
+    cycles = sum(row["cycles"] for row in layers)
+    return {"layers": layers, "cycles": cycles, "macs": program.macs, "frames_per_second": program.batch * program.config.clock_mhz * 1e6 / cycles}
+
+
+def _shape(text):
+    if text is None:
+        return None
+    try:
+        channels, height, width = (int(part) for part in text.split(","))
+    except ValueError:
+        raise CelosiaError(f"--shape must be C,H,W, for example 3,224,224, not {text!r}") from None
+    return channels, height, width
+
+
+def _write(item, path):
+    try:
+        item.save(path)
+    except OSError as error:
+        raise CelosiaError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _by(shape):
+    return "×".join(map(str, shape))
+
+
+def _emit(report):
+    print(json.dumps(report, ensure_ascii=False))
+
+
+def _table(columns, rows):
+    table = Table(*columns, box=None, pad_edge=False, show_header=any(columns))
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@contextmanager
+def _progress(title):
+    """A callback for the parts that take time: (done, total) or an object with `step` and `steps`; shown where stderr is a terminal."""
+    if not _notes.is_terminal:
+        yield None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=_notes, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+
+        def report(done, total=None):
+            done, total = (done.step, done.steps) if hasattr(done, "step") else (done, total)
+            bar.update(task, completed=done, total=total)
+
+        yield report
+
+
+if __name__ == "__main__":
+    main()

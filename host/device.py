@@ -1,0 +1,130 @@
+"""Devices as a caller sees them: real numbers in, real numbers out, whatever computes in between."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..hw.config import AcceleratorConfig, get_config
+from ..hw.program import Program
+from ..sim.golden import dequantize, quantize
+from .errors import CelosiaError
+
+__all__ = ["DEVICES", "Device", "Result", "open_device"]
+
+#: What `open_device` opens.
+DEVICES = ("golden", "rtl")
+_LATER = ("cycle", "serial:", "tcp:")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a device computed for N images, and what it cost."""
+
+    #: float32, one array (N, …) per network output, in the shape the module itself returns.
+    outputs: "list[np.ndarray]"
+    #: int8, the same outputs as codes (N, C, H, W).
+    codes: "list[np.ndarray]"
+    #: Clock cycles of all runs; None where the device does not know time.
+    cycles: "int | None"
+    #: Cycles of each layer of the program, over all runs; empty where the device does not know time.
+    layers: "list[int]"
+    #: The device's own counters, among them stalls by cause, over all runs.
+    counters: "dict[str, int]"
+    #: How often the program ran.
+    runs: int
+
+
+class Device:
+    """A device that runs programs for one configuration; a context manager."""
+
+    def __init__(self, name: str, config: AcceleratorConfig, engine):
+        self.name, self.config, self._engine = name, config, engine
+
+    def __enter__(self) -> "Device":
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        """Release what the device holds."""
+        if close := getattr(self._engine, "close", None):
+            close()
+
+    def run(self, program: Program, images: "np.ndarray | Sequence[np.ndarray]") -> Result:
+        """Run a program on float images (N, C, H, W), one array per network input. N need not be the program's batch: the program runs
+        as often as it takes, the last time with zeros behind.
+
+        Raises :exc:`CelosiaError` for images of another shape or that are not finite, :exc:`ProgramError` for a program made for another config.
+        """
+        program.check_config(self.config)
+        codes = _input_codes(program, images)
+        count = len(codes[0])
+        results = [self._engine.run_program(program, part) for part in _batches(program, codes)]
+        outputs = [np.concatenate(parts)[:count] for parts in zip(*(result.outputs for result in results))]
+        network = program.network
+        real = [dequantize(array, network.tensors[name]).reshape(count, *network.output_shapes.get(name, array.shape[1:]))
+                for name, array in zip(network.outputs, outputs)]
+        timed = results[0].cycles is not None
+        return Result(
+            outputs=real,
+            codes=outputs,
+            cycles=sum(result.cycles for result in results) if timed else None,
+            layers=[sum(cycles) for cycles in zip(*(result.layers or () for result in results))],
+            counters=_total(result.counters or {} for result in results),
+            runs=len(results),
+        )
+
+
+def open_device(name: str, config: "str | AcceleratorConfig" = "ulx3s-85f", **options) -> Device:
+    """Open a device by name, for a configuration. Options go to the device (`vcd`, `progress` for "rtl").
+
+    Raises :exc:`CelosiaError` if the name is not known or the device cannot be had.
+    """
+    config = get_config(config)
+    if name == "golden":
+        from ..sim.golden import GoldenDevice
+
+        return Device(name, config, GoldenDevice(config))
+    if name == "rtl":
+        from ..sim.rtl import RtlDevice
+
+        return Device(name, config, RtlDevice(config, **options))
+    if name.startswith(_LATER):
+        raise CelosiaError(f"device {name!r} is not there yet; choose {' or '.join(DEVICES)}")
+    raise CelosiaError(f"device {name!r} is not known; choose {' or '.join(DEVICES)}")
+
+
+def _input_codes(program, images):
+    network = program.network
+    arrays = [images] if hasattr(images, "shape") else list(images)
+    if len(arrays) != len(network.inputs):
+        raise CelosiaError(f"network {network.name} has {len(network.inputs)} inputs, {len(arrays)} were given")
+    codes = []
+    for name, array in zip(network.inputs, arrays):
+        array, tensor = np.asarray(array), network.tensors[name]
+        if array.ndim != 4 or array.shape[1:] != tensor.shape or not len(array):
+            shape = "×".join(map(str, array.shape))
+            raise CelosiaError(f"input {name}: has shape {shape}, network {network.name} needs N×{'×'.join(map(str, tensor.shape))}")
+        if not np.isfinite(array).all():
+            raise CelosiaError(f"input {name}: contains NaN or infinity; give finite numbers")
+        codes.append(quantize(array, tensor))
+    if len({len(array) for array in codes}) > 1:
+        raise CelosiaError(f"network {network.name}: its inputs must have the same number of images, not {[len(array) for array in codes]}")
+    return codes
+
+
+def _batches(program, codes):
+    for first in range(0, len(codes[0]), program.batch):
+        parts = [array[first : first + program.batch] for array in codes]
+        missing = program.batch - len(parts[0])
+        yield [np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0))) for part in parts] if missing else parts
+
+
+def _total(counters):
+    total = {}
+    for values in counters:
+        for name, value in values.items():
+            total[name] = total.get(name, 0) + value
+    return total

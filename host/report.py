@@ -1,0 +1,128 @@
+"""What a run, a benchmark or a comparison of devices found, as the objects that `--json` prints."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+
+from ..hw.network import Network
+from ..hw.program import Program
+from .device import Device, Result, open_device
+from .errors import CelosiaError
+
+__all__ = ["bench_report", "compare", "memory_report", "outputs_sha256", "predictions", "run_report"]
+
+
+def outputs_sha256(result: Result) -> str:
+    """Hash of the int8 outputs in graph order, NCHW, C order, no padding."""
+    content = hashlib.sha256()
+    for codes in result.codes:
+        content.update(np.ascontiguousarray(codes).tobytes())
+    return content.hexdigest()
+
+
+def predictions(network: Network, result: Result, names: "list[str]") -> "list[dict]":
+    """Per image the class with the largest output; empty for networks that are no classifiers."""
+    if len(result.outputs) != 1 or np.prod(result.outputs[0].shape[2:]) != 1 or result.outputs[0].shape[1] < 2:
+        return []
+    winners = result.outputs[0].reshape(len(names), -1).argmax(1)
+    return [{"image": name, "index": int(index), "class": network.classes[index] if index < len(network.classes) else f"class {index}"}
+            for name, index in zip(names, winners)]
+
+
+def run_report(model: str, device: Device, program: Program, result: Result, names: "list[str]") -> dict:
+    """The object of `celosia run --json`. MACs count the images padded to whole batches, as the cycles do."""
+    macs = program.macs * result.runs
+    return {
+        "model": model,
+        "device": device.name,
+        "config": program.config.name,
+        "batch": program.batch,
+        "images": len(names),
+        "cycles": result.cycles,
+        "macs": macs,
+        "utilisation": _utilisation(macs, result.cycles, program),
+        "frames_per_second": _per_second(len(names), result.cycles, program),
+        "clock_mhz": program.config.clock_mhz,
+        "outputs_sha256": outputs_sha256(result),
+        "predictions": predictions(program.network, result, names),
+        "stalls": _stalls(result),
+    }
+
+
+def bench_report(model: str, device: Device, program: Program, result: Result, seconds: float) -> dict:
+    """The object of `celosia bench --json` for one run of a program: every layer beside the bound of its compute and memory time."""
+    if result.cycles is None:
+        raise CelosiaError(f"device {device.name!r} does not know time; benchmark on rtl")
+    layers = [
+        _row(layer.name, layer.op, layer.macs * program.batch, cycles, estimate["bound"], estimate["bytes"], program)
+        for layer, cycles, estimate in zip(program.network.layers, result.layers, program.estimates)
+    ]
+    total = _row("total", "", program.macs, result.cycles, sum(row["bound_cycles"] for row in layers), sum(row["dram_bytes"] for row in layers), program)
+    return {
+        "model": model,
+        "device": device.name,
+        "config": program.config.name,
+        "batch": program.batch,
+        "layers": layers,
+        "total": total,
+        "frames_per_second": _per_second(program.batch, result.cycles, program),
+        "clock_mhz": program.config.clock_mhz,
+        "stalls": _stalls(result),
+        "host_seconds": round(seconds, 3),
+    }
+
+
+def memory_report(program: Program) -> dict:
+    """Bytes of external memory a program needs, by region, beside what there is."""
+    regions = {base.name.lower(): size for base, size in program.sizes.items()}
+    return {"regions": regions, "bytes": program.memory_bytes, "available": program.config.memory_bytes}
+
+
+def compare(network: Network, program: Program, names: "list[str]", images: np.ndarray, compile, **options) -> dict:
+    """Run a program on two devices; where their outputs differ, find the first layer, image, channel and pixel that do.
+
+    For that the network is compiled again with every layer's output as an output of its own.
+    """
+    first, second = (_codes(name, program, images, options) for name in names)
+    report = {"model": network.name, "devices": names, "config": program.config.name, "equal": _equal(first, second), "difference": None}
+    if report["equal"]:
+        return report
+    every = replace(network, outputs=[layer.output for layer in network.layers], output_shapes={})
+    program = compile(every, program.config, program.batch)
+    first, second = (_codes(name, program, images, options) for name in names)
+    for layer, one, other in zip(network.layers, first, second):
+        if not np.array_equal(one, other):
+            image, channel, y, x = (int(index) for index in np.argwhere(one != other)[0])
+            where = {"layer": layer.name, "tensor": layer.output, "image": image, "channel": channel, "y": y, "x": x}
+            values = {name: int(codes[image, channel, y, x]) for name, codes in zip(names, (one, other))}
+            report["difference"] = where | {"values": values, "different": int((one != other).sum()), "of": int(one.size)}
+            return report
+    report["difference"] = {"layer": None, "reason": "every layer agrees when its output is kept: the devices differ only where maps share memory"}
+    return report
+
+
+def _codes(name, program, images, options):
+    with open_device(name, program.config, **(options if name == "rtl" else {})) as device:
+        return device.run(program, images).codes
+
+
+def _equal(first, second):
+    return all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def _row(name, op, macs, cycles, bound, dram_bytes, program):
+    return {"name": name, "op": op, "macs": macs, "cycles": int(cycles), "bound_cycles": int(bound), "dram_bytes": int(dram_bytes),
+            "utilisation": _utilisation(macs, cycles, program)}
+
+
+def _utilisation(macs, cycles, program):
+    return round(macs / (cycles * program.config.macs), 4) if cycles else None
+
+
+def _per_second(images, cycles, program):
+    return round(images * program.config.clock_mhz * 1e6 / cycles, 3) if cycles else None
+
+
+def _stalls(result):
+    return {name.removeprefix("stall_"): int(value) for name, value in result.counters.items() if name.startswith("stall")}

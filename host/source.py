@@ -1,0 +1,211 @@
+"""What MODEL may be on the command line: a zoo name, a `.pt2`, `.celq` or `.celp` file, or `module:factory`."""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from ..hw.config import AcceleratorConfig, get_config
+from ..hw.network import Network, NetworkError
+from ..hw.program import Program
+from ..models import zoo
+from . import images
+from .errors import CelosiaError
+
+__all__ = ["DEFAULT_CONFIG", "Samples", "inputs", "load_network", "load_program", "quantize_model", "sketch"]
+
+DEFAULT_CONFIG = "ulx3s-85f"
+_CALIBRATION_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Float32 images (N, C, H, W), a name for each, and their labels if they have any."""
+
+    images: np.ndarray
+    names: "list[str]"
+    labels: "np.ndarray | None" = None
+
+
+def load_network(model: str, progress: "Callable | None" = None) -> Network:
+    """The quantized network of a MODEL. One of the zoo is quantized with its own calibration images, once; the user's cache keeps it.
+
+    Raises :exc:`CelosiaError` if MODEL is not quantized yet, is missing or is damaged.
+    """
+    if model.endswith(".celp"):
+        return Program.load(model).network
+    if model.endswith(".celq"):
+        return Network.load(model)
+    if model in zoo.names():
+        return _zoo_network(model, progress)
+    _expect_model(model)
+    raise CelosiaError(f"{model}: is not quantized yet; run `celosia quantize {model} --calibrate DATA -o model.celq` and name the .celq file")
+
+
+def load_program(model: str, config: "str | None" = None, batch: "int | None" = None, progress: "Callable | None" = None) -> Program:
+    """A `.celp` file as it is, or another MODEL compiled for `config` (default ulx3s-85f) and `batch` (default 1).
+
+    Raises :exc:`CelosiaError` as :func:`load_network`, and if a `.celp` file was compiled for another batch;
+    whether its config is the device's is the device's to check.
+    """
+    if model.endswith(".celp"):
+        program = Program.load(model)
+        if batch not in (None, program.batch):
+            raise CelosiaError(f"{model}: was compiled for batch {program.batch}, not {batch}; compile it again with --batch {batch}")
+        return program
+    chosen = get_config(config or DEFAULT_CONFIG)
+    network = load_network(model, progress)
+    return compile_network(network, chosen, 1 if batch is None else batch)
+
+
+def compile_network(network: Network, config: AcceleratorConfig, batch: int) -> Program:
+    """The compiler, imported when it is needed."""
+    from .compile import compile
+
+    return compile(network, config, batch)
+
+
+def quantize_model(model: str, calibration: "Sequence[str | Path]" = (), *, weights: "str | None" = None, trust: bool = False,
+                   progress: "Callable | None" = None) -> Network:
+    """Quantize a MODEL that is not quantized yet, with the images in `calibration`; one of the zoo has its own.
+
+    Raises :exc:`CelosiaError` for a model or images that cannot be used.
+    """
+    if model.endswith((".celq", ".celp")):
+        raise CelosiaError(f"{model}: is quantized already")
+    if model in zoo.names() and weights is None:
+        entry = zoo.get(model)
+        preprocess = _preprocess(entry)
+        data = images.load(calibration, entry.input_shape, preprocess)[0] if calibration else np.asarray(entry.calibration_images())
+        return _describe(_quantize(entry.build(), data, model, progress), entry)
+    if not calibration:
+        raise CelosiaError(f"{model}: needs images to calibrate with; give --calibrate DATA, a folder of images or an .npz file")
+    _expect_model(model)
+    if model in zoo.names():
+        entry = zoo.get(model)
+        module = _with_weights(entry.build(), weights)
+        return _describe(_quantize(module, images.load(calibration, entry.input_shape, _preprocess(entry))[0], model, progress), entry)
+    from .trace import load_model
+
+    module = load_model(model, weights, trust)
+    return _quantize(module, _plain_images(calibration), Path(model.partition(":")[0]).stem, progress)
+
+
+def sketch(model: str, shape: "tuple[int, int, int] | None" = None, *, weights: "str | None" = None, trust: bool = False) -> Network:
+    """A quantized network of the right structure whose scales come from noise: enough to see what fits, useless to compute with."""
+    if model.endswith((".celq", ".celp")):
+        return load_network(model)
+    if model in zoo.names():
+        entry = zoo.get(model)
+        module, shape = entry.build(), entry.input_shape
+    else:
+        _expect_model(model)
+        if shape is None:
+            raise CelosiaError(f"{model}: the shape of its input is not known; give --shape C,H,W")
+        from .trace import load_model
+
+        module = load_model(model, weights, trust)
+    noise = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
+    return _quantize(module, noise, Path(model.partition(":")[0]).stem, None)
+
+
+def inputs(model: str, network: Network, paths: "Sequence[str | Path]", count: int) -> Samples:
+    """The images to run: those named, else the first `count` of the model's bundled sample (the zoo's entry of the network's name).
+
+    Raises :exc:`CelosiaError` if there is no sample, or it is smaller than `count`.
+    """
+    if len(network.inputs) != 1:
+        raise CelosiaError(f"network {network.name} has {len(network.inputs)} inputs; run it from Python")
+    shape = network.tensors[network.inputs[0]].shape
+    if paths:
+        return Samples(*images.load(paths, shape, network.preprocess))
+    if network.name not in zoo.names() or zoo.get(network.name).input_shape != shape:
+        raise CelosiaError(f"{model}: no sample images come with it; name images or an .npz file")
+    sample, labels = zoo.get(network.name).sample_images()
+    if count > len(sample):
+        raise CelosiaError(f"{model}: its sample has {len(sample)} images, not {count}; name images or choose a smaller batch")
+    labels = None if labels is None else np.asarray(labels)[:count]
+    return Samples(np.asarray(sample)[:count], [f"sample[{index}]" for index in range(count)], labels)
+
+
+def _expect_model(model):
+    if model.endswith((".pt2", ".celq", ".celp")) or "/" in model:
+        if not Path(model).is_file():
+            raise CelosiaError(f"model {model}: no such file")
+        if not model.endswith(".pt2"):
+            raise CelosiaError(f"model {model}: is no .pt2, .celq or .celp file; export the module with torch.export.save")
+    elif ":" not in model and model not in zoo.names():
+        raise CelosiaError(f"model {model!r} is not known; choose {', '.join(zoo.names())}, a .pt2, .celq or .celp file, or module:factory")
+
+
+def _zoo_network(name, progress):
+    from ..sim.verilate import cache_folder
+
+    path = cache_folder() / "networks" / f"{name}-{_cache_key(name)}.celq"
+    if path.is_file():
+        try:
+            return Network.load(path)
+        except NetworkError:
+            path.unlink()
+    network = quantize_model(name, progress=progress)
+    with contextlib.suppress(OSError):  # without a cache it is quantized again next time
+        path.parent.mkdir(parents=True, exist_ok=True)
+        network.save(path)
+    return network
+
+
+def _cache_key(name):
+    """Everything a zoo network's codes come from: the weights, samples and code in the packages, and the versions of the libraries."""
+    content = hashlib.sha256(name.encode())
+    for library in ("celosia", "numpy", "torch", "torchvision", "torchao"):
+        try:
+            content.update(f"{library} {metadata.version(library)}\n".encode())
+        except metadata.PackageNotFoundError:
+            raise CelosiaError(f"{name}: quantizing it needs {library}; pip install 'celosia[torch]'") from None
+    for folder in (Path(zoo.__file__).parent, Path(__file__).parent):
+        for file in sorted([*folder.glob("*.py"), *folder.glob("samples/*"), *folder.glob(f"weights/{name}*")]):
+            content.update(f"{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())
+    return content.hexdigest()[:16]
+
+
+def _quantize(module, data, name, progress):
+    import torch
+
+    from .quantize import quantize
+
+    batches = [torch.from_numpy(np.ascontiguousarray(data[first : first + _CALIBRATION_BATCH])) for first in range(0, len(data), _CALIBRATION_BATCH)]
+    return quantize(module, batches, name=name, progress=progress).network
+
+
+def _describe(network, entry):
+    network.classes = list(entry.classes)
+    network.preprocess = _preprocess(entry)
+    return network
+
+
+def _preprocess(entry):
+    return {"size": list(entry.input_shape[1:]), "mean": list(entry.preprocess.mean), "std": list(entry.preprocess.std)}
+
+
+def _with_weights(module, path):
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not Path(path).is_file():
+        raise CelosiaError(f"weights {path}: no such file")
+    try:
+        module.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise CelosiaError(f"weights {path}: are truncated or do not fit the model: {str(error).splitlines()[0]}") from None
+    return module.eval()
+
+
+def _plain_images(paths):
+    """Calibration images of a model about which nothing is known: only `.npz` files of float (N, C, H, W) say their own shape."""
+    if other := next((path for path in paths if Path(path).suffix != ".npz"), None):
+        raise CelosiaError(f"{other}: this model's input shape is not known; give --calibrate an .npz file of float images (N, C, H, W)")
+    return images.load(paths, None, {})[0]
