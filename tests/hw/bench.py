@@ -37,9 +37,10 @@ import cocotb
 import cocotb_tools.config
 import find_libpython
 from amaranth.hdl import Elaboratable
-from celosia.sim.verilate import to_verilog, verilate
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, RisingEdge
+
+from celosia.sim.verilate import to_verilog, verilate
 
 __all__ = ["parameters", "reset", "run_cocotb", "stream_get", "stream_put"]
 

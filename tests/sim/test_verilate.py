@@ -6,8 +6,9 @@ from amaranth.hdl import Module, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from bench import parameters, reset, run_cocotb, stream_get, stream_put
-from celosia.sim import verilate
 from cocotb.triggers import ClockCycles
+
+from celosia.sim import verilate
 
 
 class Pair(data.Struct):
