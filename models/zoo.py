@@ -1,0 +1,180 @@
+"""The zoo: networks with weights and sample images, ready to run. Listing it does not import torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import data
+from .data import Preprocess
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """A network of the zoo.
+
+    Parameters
+    ----------
+    input_shape
+        (C, H, W) of one image.
+    classes
+        What each output of the network stands for.
+    preprocess
+        From uint8 images to the network's input.
+    recipe
+        The recipe whose run made the weights, and whose `evaluate` measures them; `None` for random weights.
+    """
+
+    name: str
+    summary: str
+    input_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    recipe: str | None
+    _network: Callable[[], nn.Module]
+    _samples: Callable[[], tuple[np.ndarray, np.ndarray | None]]
+    _calibration: Callable[[], np.ndarray]
+
+    def build(self) -> nn.Module:
+        """The network in evaluation mode with its weights: float32 (N, C, H, W) → logits (N, classes)."""
+        return self._network()
+
+    def metadata(self) -> dict[str, str]:
+        """How the committed weights were made: `command`, `seed` and `figures` (JSON); empty for random weights."""
+        if self.recipe is None:
+            return {}
+        # A safetensors file begins with the length of its JSON header, 64 bit little-endian.
+        with (_WEIGHTS / f"{self.name}.safetensors").open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return header["__metadata__"]
+
+    def sample_images(self) -> tuple[Tensor, Tensor | None]:
+        """Images to try the network on, preprocessed float32 (N, C, H, W), and their labels, int64 (N,), if they have any.
+
+        None of them is among the calibration images.
+        """
+        import torch
+
+        images, labels = self._samples()
+        return torch.from_numpy(self.preprocess(images)), None if labels is None else torch.tensor(labels, dtype=torch.int64)
+
+    def calibration_images(self) -> Tensor:
+        """Images for quantization after training, preprocessed float32 (N, C, H, W)."""
+        import torch
+
+        return torch.from_numpy(self.preprocess(self._calibration()))
+
+
+def names() -> tuple[str, ...]:
+    """The networks `get` knows."""
+    return tuple(_ENTRIES)
+
+
+def get(name: str) -> ZooEntry:
+    """The entry of that name. Raises `ValueError` if the name is unknown."""
+    try:
+        return _ENTRIES[name]
+    except KeyError:
+        raise ValueError(f"model must be one of {', '.join(_ENTRIES)}, not {name!r}") from None
+
+
+def dead_leaves(count: int, size: int, *, seed: int) -> np.ndarray:
+    """Images with the statistics of photographs: shaded, opaque discs of all sizes that cover one another.
+
+    Lee, Mumford and Huang 2001, "Occlusion models for natural images": radii with density r^-3 make the images scale
+    invariant, with edges and a 1/f spectrum. uint8 (count, size, size, 3), the same for the same seed.
+    """
+    random = np.random.default_rng(seed)
+    smallest, largest = size / 50, size / 2
+    images = np.empty((count, size, size, 3), np.uint8)
+    for image in images:
+        image[:] = random.integers(256)
+        for share, row, column, slope_y, slope_x, brightness, *hue in random.random((300, 9)):
+            radius = (smallest**-2 - share * (smallest**-2 - largest**-2)) ** -0.5  # the inverse of the distribution
+            top, left = (max(0, int(size * centre - radius)) for centre in (row, column))
+            patch = image[top : int(size * row + radius) + 1, left : int(size * column + radius) + 1]
+            y, x = np.ogrid[: patch.shape[0], : patch.shape[1]]
+            y, x = y + top - size * row, x + left - size * column
+            shade = (100 / size) * ((slope_y - 0.5) * y + (slope_x - 0.5) * x)
+            colour = 255 * brightness + 80 * (np.array(hue) - 0.5)  # a photograph's channels differ little
+            disc = np.clip(colour + shade[..., None], 0, 255).astype(np.uint8)
+            np.copyto(patch, disc, where=(y**2 + x**2 < radius**2)[..., None])
+    return images
+
+
+def _fashion_samples() -> tuple[np.ndarray, np.ndarray]:
+    sample = data.sample("fashion-mnist")
+    return sample.test_images, sample.test_labels
+
+
+def _fashion_resnet() -> nn.Module:
+    import torch
+    from safetensors.torch import load_file
+
+    from .resnet import SmallResNet
+
+    with torch.device("meta"):  # no random weights, which would advance the caller's generator
+        network = SmallResNet()
+    network.load_state_dict(load_file(_WEIGHTS / "fashion-resnet.safetensors"), assign=True)
+    return network.eval()
+
+
+def _resnet18() -> nn.Module:
+    import torch
+    from torchvision.models import resnet18
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # one order of summation: the same weights on every call
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            network = resnet18(weights=None)
+            for module in network.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.momentum = None  # the plain mean over the batches it sees, here one
+            network(torch.from_numpy(_IMAGENET(dead_leaves(8, 224, seed=1))))
+    finally:
+        torch.set_num_threads(threads)
+    return network.eval()
+
+
+_FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+_IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+_ENTRIES = {
+    entry.name: entry
+    for entry in (
+        ZooEntry(
+            name="fashion-resnet",
+            summary="ResNet of 8 layers, trained on Fashion-MNIST",
+            input_shape=(1, 28, 28),
+            classes=_FASHION,
+            preprocess=data.preprocess("fashion-mnist"),
+            recipe="resnet",
+            _network=_fashion_resnet,
+            _samples=_fashion_samples,
+            _calibration=lambda: data.sample("fashion-mnist").train_images,
+        ),
+        ZooEntry(
+            name="resnet18",
+            summary="torchvision's ResNet-18 with seeded random weights and calibrated batch norm",
+            input_shape=(3, 224, 224),
+            classes=tuple(f"class {index}" for index in range(1000)),
+            preprocess=_IMAGENET,
+            recipe=None,
+            _network=_resnet18,
+            _samples=lambda: (dead_leaves(4, 224, seed=2), None),
+            _calibration=lambda: dead_leaves(16, 224, seed=1),
+        ),
+    )
+}
