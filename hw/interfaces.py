@@ -63,15 +63,18 @@ class StagedWrite(wiring.Signature):
 
 
 class Axi4(wiring.Signature):
-    """AXI4 manager: 64-bit data, 32-bit byte addresses, INCR bursts of full beats, one ID (0), so responses come in order."""
+    """AXI4 manager: 64-bit data, 32-bit byte addresses, INCR bursts of full beats, one ID (0), so responses come in order.
+
+    The ID signals are there because bus models and interconnects insist on them; the manager drives 0 and does not look at what comes back.
+    """
 
     def __init__(self):
-        address = {"addr": Out(32), "len": Out(8), "size": Out(3), "burst": Out(2), "valid": Out(1), "ready": In(1)}
+        address = {"id": Out(1), "addr": Out(32), "len": Out(8), "size": Out(3), "burst": Out(2), "valid": Out(1), "ready": In(1)}
         super().__init__(
             {f"ar{k}": v for k, v in address.items()} | {f"aw{k}": v for k, v in address.items()}
-            | {"rdata": In(64), "rresp": In(2), "rlast": In(1), "rvalid": In(1), "rready": Out(1)}
+            | {"rid": In(1), "rdata": In(64), "rresp": In(2), "rlast": In(1), "rvalid": In(1), "rready": Out(1)}
             | {"wdata": Out(64), "wstrb": Out(8), "wlast": Out(1), "wvalid": Out(1), "wready": In(1)}
-            | {"bresp": In(2), "bvalid": In(1), "bready": Out(1)}
+            | {"bid": In(1), "bresp": In(2), "bvalid": In(1), "bready": Out(1)}
         )
 
 

@@ -1,0 +1,217 @@
+"""The AXI4 memory port: runs of beats cut into bursts, for several readers and one writer.
+
+A burst ends at the latest where the address is a multiple of `max_burst` beats. As that divides 4 KiB no burst crosses such a border, and the next one's address needs no adder.
+"""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .config import AcceleratorConfig
+from .fifo import Queue
+from .interfaces import BEAT_BITS, Axi4, Run
+
+__all__ = ["OUTSTANDING", "AxiRead", "AxiWrite", "Beats", "Burst", "BurstCutter", "ReadDma", "WriteDma"]
+
+#: Bursts in flight at most, in each direction.
+OUTSTANDING = 8
+
+
+#: The channels of an AXI4 port that read, and those that write.
+AxiRead = wiring.Signature({name: member for name, member in Axi4().members.items() if name.startswith(("ar", "r"))})
+AxiWrite = wiring.Signature({name: member for name, member in Axi4().members.items() if not name.startswith(("ar", "r"))})
+
+
+class Beats(wiring.Signature):
+    """Data read, in the order of the runs; never refused."""
+
+    def __init__(self):
+        super().__init__({"valid": Out(1), "data": Out(BEAT_BITS)})
+
+
+class Burst(data.Struct):
+    beat: unsigned(29)  # address / 8
+    last: unsigned(6)   # beats − 1, as AxLEN has it
+
+
+class BurstCutter(wiring.Component):
+    """Cuts runs into bursts: one per cycle, also across runs, the first three cycles after its run was taken.
+
+    Up to three runs are taken ahead. `idle`: holds neither a run nor a burst.
+    """
+
+    def __init__(self, max_burst: int):
+        if max_burst not in (16, 32, 64):
+            raise ValueError(f"max_burst must be 16, 32 or 64, not {max_burst!r}")
+        self._border_bits = max_burst.bit_length() - 1
+        super().__init__({"runs": In(stream.Signature(Run)), "bursts": Out(stream.Signature(Burst)), "idle": Out(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.ahead = ahead = Queue(Run, 2)
+        wiring.connect(m, wiring.flipped(self.runs), ahead.i)
+        run = ahead.o
+
+        active = Signal()
+        beat = Signal(29)
+        left = Signal(14)  # beats − 1
+        offset = beat[:self._border_bits]
+        row = beat[self._border_bits:]
+        to_border = ~offset
+        final = Signal()
+        advance = Signal()
+        m.d.comb += [
+            final.eq(~left[self._border_bits:].any() & (left[:self._border_bits] <= to_border)),
+            advance.eq(~self.bursts.valid | self.bursts.ready),
+            run.ready.eq(~active | (advance & final)),
+            self.idle.eq(~(active | run.valid | self.bursts.valid)),
+        ]
+        with m.If(advance):
+            m.d.sync += [
+                self.bursts.valid.eq(active),
+                self.bursts.payload.beat.eq(beat),
+                self.bursts.payload.last.eq(Mux(final, left[:self._border_bits], to_border)),
+                row.eq(row + 1),
+                offset.eq(0),
+                left.eq(left + Cat(offset, Const(-1, 14 - self._border_bits))),  # left − to_border − 1
+            ]
+        with m.If(run.ready):
+            m.d.sync += [active.eq(run.valid), beat.eq(run.payload.address[3:]), left.eq(run.payload.beats - 1)]
+        return m
+
+
+class ReadDma(wiring.Component):
+    """Reads runs for several requesters through the read channels of one AXI4 port.
+
+    Arbitration is per burst; requester 0 comes first. Up to `OUTSTANDING` bursts are in flight, answers keep their order, and one beat per cycle is passed on, a cycle after
+    the bus has shown it. `runs` are taken ahead, so that short ones follow each other without a gap.
+
+    `halt` keeps further bursts from the bus; then `idle` tells that all begun ones have been answered. `error` stays set after an answer other than OKAY, whose
+    beat is passed on like any other. `beat` pulses for each beat.
+    """
+
+    def __init__(self, config: AcceleratorConfig, requesters: int = 3):
+        if requesters < 1:
+            raise ValueError(f"requesters must be at least 1, not {requesters!r}")
+        self._max_burst = config.max_burst
+        self._requesters = requesters
+        super().__init__({
+            "runs": In(stream.Signature(Run)).array(requesters), "beats": Out(Beats()).array(requesters), "bus": Out(AxiRead),
+            "halt": In(1), "idle": Out(1), "error": Out(1), "beat": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        bus = self.bus
+        m.submodules.route = route = Queue(self._requesters, OUTSTANDING)
+
+        issue = Signal()
+        chosen = Signal(Burst)
+        choice = Signal(self._requesters)  # one-hot
+        requests = []
+        for index, runs in enumerate(self.runs):
+            m.submodules[f"cutter{index}"] = cutter = BurstCutter(self._max_burst)
+            wiring.connect(m, wiring.flipped(runs), cutter.runs)
+            m.d.comb += cutter.bursts.ready.eq(issue & choice[index])
+            requests.append(cutter.bursts)
+        for index, burst in reversed(list(enumerate(requests))):
+            with m.If(burst.valid):
+                m.d.comb += [choice.eq(1 << index), chosen.eq(burst.payload)]
+
+        m.d.comb += [
+            issue.eq((~bus.arvalid | bus.arready) & route.i.ready & ~self.halt),
+            route.i.payload.eq(choice),
+            route.i.valid.eq(issue & choice.any()),
+            bus.arid.eq(0),
+            bus.arsize.eq(3),
+            bus.arburst.eq(1),
+            bus.rready.eq(1),
+            route.o.ready.eq(bus.rvalid & bus.rlast),
+            self.idle.eq(~route.o.valid),
+        ]
+        with m.If(bus.arready):
+            m.d.sync += bus.arvalid.eq(0)
+        with m.If(issue):
+            m.d.sync += [bus.arvalid.eq(choice.any()), bus.araddr.eq(chosen.beat << 3), bus.arlen.eq(chosen.last)]
+
+        answer = Signal(BEAT_BITS)
+        m.d.sync += [answer.eq(bus.rdata), self.beat.eq(bus.rvalid), self.error.eq(self.error | (bus.rvalid & bus.rresp[1]))]
+        for index, beats in enumerate(self.beats):
+            m.d.sync += beats.valid.eq(bus.rvalid & route.o.payload[index])
+            m.d.comb += beats.data.eq(answer)
+        return m
+
+
+class WriteDma(wiring.Component):
+    """Writes runs, whose beats come in order by a stream of their own, through the write channels of one AXI4 port.
+
+    A burst goes to the bus once all its data is here, so that the bus never waits for them; then one beat per cycle, a burst every two cycles at most. Up to
+    `OUTSTANDING` bursts are in flight. `done`: nothing is buffered and every write has been answered; low from the cycle after a run or beat was offered.
+
+    `halt` keeps further bursts from the bus; then `idle` tells that all begun ones have been answered. `error` stays set after an answer other than OKAY.
+    `beat` pulses for each beat.
+    """
+
+    def __init__(self, config: AcceleratorConfig):
+        self._max_burst = config.max_burst
+        super().__init__({
+            "runs": In(stream.Signature(Run)), "beats": In(stream.Signature(BEAT_BITS)), "bus": Out(AxiWrite),
+            "done": Out(1, init=1), "halt": In(1), "idle": Out(1), "error": Out(1), "beat": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        bus = self.bus
+        m.submodules.cutter = cutter = BurstCutter(self._max_burst)
+        m.submodules.buffer = buffer = Queue(BEAT_BITS, 4 * self._max_burst)
+        m.submodules.lengths = lengths = Queue(Burst, OUTSTANDING)
+        wiring.connect(m, wiring.flipped(self.runs), cutter.runs)
+        wiring.connect(m, wiring.flipped(self.beats), buffer.i)
+        burst = cutter.bursts
+
+        # Address: when a burst's data is here.
+        available = Signal(range(buffer.depth + 1))  # beats of no begun burst
+        outstanding = Signal(range(OUTSTANDING + 1))
+        complete = Signal()
+        begin = Signal()
+        m.d.comb += [
+            begin.eq(complete & (~bus.awvalid | bus.awready) & ~self.halt),
+            burst.ready.eq(begin),
+            lengths.i.valid.eq(begin),  # never more than `outstanding`, so there is room
+            lengths.i.payload.eq(burst.payload),
+            bus.awid.eq(0),
+            bus.awsize.eq(3),
+            bus.awburst.eq(1),
+            self.idle.eq(outstanding == 0),
+        ]
+        m.d.sync += [
+            complete.eq(burst.valid & (available > burst.payload.last) & (outstanding != OUTSTANDING) & ~begin),
+            available.eq(available + (buffer.i.valid & buffer.i.ready) - Mux(begin, burst.payload.last + 1, 0)),
+            outstanding.eq(outstanding + begin - bus.bvalid),
+            self.done.eq(cutter.idle & (available == 0) & self.idle & ~self.runs.valid & ~self.beats.valid),
+        ]
+        with m.If(bus.awready):
+            m.d.sync += bus.awvalid.eq(0)
+        with m.If(begin):
+            m.d.sync += [bus.awvalid.eq(1), bus.awaddr.eq(burst.payload.beat << 3), bus.awlen.eq(burst.payload.last)]
+
+        # Data of the begun bursts.
+        active = Signal()
+        left = Signal(6)
+        step = Signal()
+        m.d.comb += [
+            step.eq(active & buffer.o.valid & (~bus.wvalid | bus.wready)),
+            buffer.o.ready.eq(step),
+            lengths.o.ready.eq(~active | (step & (left == 0))),
+            bus.wstrb.eq(0xFF),
+        ]
+        with m.If(bus.wready):
+            m.d.sync += bus.wvalid.eq(0)
+        with m.If(step):
+            m.d.sync += [bus.wvalid.eq(1), bus.wdata.eq(buffer.o.payload), bus.wlast.eq(left == 0), left.eq(left - 1)]
+        with m.If(lengths.o.ready):
+            m.d.sync += [active.eq(lengths.o.valid), left.eq(lengths.o.payload.last)]
+
+        m.d.comb += bus.bready.eq(1)
+        m.d.sync += [self.beat.eq(bus.wvalid & bus.wready), self.error.eq(self.error | (bus.bvalid & bus.bresp[1]))]
+        return m
