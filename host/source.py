@@ -16,7 +16,7 @@ from ..models import zoo
 from . import images
 from .errors import CelosiaError
 
-__all__ = ["DEFAULT_CONFIG", "Samples", "inputs", "load_network", "load_program", "quantize_model", "sketch"]
+__all__ = ["DEFAULT_CONFIG", "Samples", "compile_network", "inputs", "load_network", "load_program", "quantize_model", "quantize_module", "sketch", "with_weights"]
 
 DEFAULT_CONFIG = "ulx3s-85f"
 _CALIBRATION_BATCH = 16
@@ -81,18 +81,18 @@ def quantize_model(model: str, calibration: "Sequence[str | Path]" = (), *, weig
         entry = zoo.get(model)
         preprocess = _preprocess(entry)
         data = images.load(calibration, entry.input_shape, preprocess)[0] if calibration else np.asarray(entry.calibration_images())
-        return _describe(_quantize(entry.build(), data, model, progress), entry)
+        return _describe(quantize_module(entry.build(), data, model, progress), entry)
     if not calibration:
         raise CelosiaError(f"{model}: needs images to calibrate with; give --calibrate DATA, a folder of images or an .npz file")
     _expect_model(model)
     if model in zoo.names():
         entry = zoo.get(model)
-        module = _with_weights(entry.build(), weights)
-        return _describe(_quantize(module, images.load(calibration, entry.input_shape, _preprocess(entry))[0], model, progress), entry)
+        module = with_weights(entry.build(), weights)
+        return _describe(quantize_module(module, images.load(calibration, entry.input_shape, _preprocess(entry))[0], model, progress), entry)
     from .trace import load_model
 
     module = load_model(model, weights, trust)
-    return _quantize(module, _plain_images(calibration), Path(model.partition(":")[0]).stem, progress)
+    return quantize_module(module, _plain_images(calibration), Path(model.partition(":")[0]).stem, progress)
 
 
 def sketch(model: str, shape: "tuple[int, int, int] | None" = None, *, weights: "str | None" = None, trust: bool = False) -> Network:
@@ -110,7 +110,7 @@ def sketch(model: str, shape: "tuple[int, int, int] | None" = None, *, weights: 
 
         module = load_model(model, weights, trust)
     noise = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
-    return _quantize(module, noise, Path(model.partition(":")[0]).stem, None)
+    return quantize_module(module, noise, Path(model.partition(":")[0]).stem, None)
 
 
 def inputs(model: str, network: Network, paths: "Sequence[str | Path]", count: int) -> Samples:
@@ -172,7 +172,8 @@ def _cache_key(name):
     return content.hexdigest()[:16]
 
 
-def _quantize(module, data, name, progress):
+def quantize_module(module, data: np.ndarray, name: str, progress: "Callable | None" = None) -> Network:
+    """Quantize a module (or exported program) with float32 images (N, C, H, W)."""
     import torch
 
     from .quantize import quantize
@@ -191,7 +192,8 @@ def _preprocess(entry):
     return {"size": list(entry.input_shape[1:]), "mean": list(entry.preprocess.mean), "std": list(entry.preprocess.std)}
 
 
-def _with_weights(module, path):
+def with_weights(module, path: "str | Path"):
+    """The module in evaluation mode with the state dict of a safetensors file. Raises :exc:`CelosiaError` if it is missing or does not fit."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
