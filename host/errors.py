@@ -1,0 +1,17 @@
+"""Errors that are the user's to solve: one sentence that names the layer, file or option, the reason and what to do."""
+
+__all__ = ["CelosiaError", "CompileError", "UnsupportedError"]
+
+
+class CelosiaError(ValueError):
+    """A model, file or option that cannot be used; the command line prints the sentence and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class UnsupportedError(CelosiaError):
+    """An operation the engine or the compiler cannot run."""
+
+
+class CompileError(CelosiaError):
+    """A network that does not fit a configuration."""

@@ -1,0 +1,167 @@
+"""Groups the operations of a simplified graph into what one layer of the engine does: convolution, residual, clip, pool."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+from .operations import (ACTIVATIONS, ADD, AVERAGE_POOLS, CONV, LINEAR, MAX_POOL, PAD, RESHAPES, average_window, check, clip_bounds, image_shape,
+                         is_leaf_module, is_tensor, label, operation, refuse, tensor_users)
+
+__all__ = ["Group", "Groups", "fuse"]
+
+
+@dataclass(kw_only=True)
+class Group:
+    """One layer to be. Nodes are given by name, since preparing and converting the graph makes new node objects."""
+
+    name: str
+    #: conv, linear, max_pool, avg_pool, add, clip or pad.
+    op: str
+    #: The convolution, pooling, …: the first node of the group.
+    node: str
+    #: The node whose value is quantized: the last one before the pool.
+    last: str
+    #: The node that ends the group: `last` or the max pooling fused after it.
+    output: str
+    #: The group outputs, or placeholders, that it reads.
+    input: str
+    residual: str | None = None
+    pool: str | None = None
+    #: Zeros around the input, top, left, bottom, right, from pad operations.
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    #: Of an average pooling, see :func:`~celosia.host.operations.average_window`.
+    window: tuple | None = None
+    #: Real values the output is clipped to.
+    low: float = -math.inf
+    high: float = math.inf
+    #: (C, H, W) before and after the pool.
+    conv_shape: tuple[int, int, int] = (0, 0, 0)
+    shape: tuple[int, int, int] = (0, 0, 0)
+
+
+@dataclass(kw_only=True)
+class Groups:
+    """The groups in order of execution, the inputs' and outputs' nodes, and every map's shape (C, H, W) by node name."""
+
+    groups: list[Group]
+    #: Placeholder name → (C, H, W).
+    inputs: dict[str, tuple[int, int, int]]
+    #: For each output of the graph: the group output or placeholder, and the shape the caller sees per image.
+    outputs: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+
+
+def fuse(graph: torch.fx.Graph) -> Groups:
+    """Group every operation of a graph by :func:`~celosia.host.simplify.simplify`. Raises :exc:`UnsupportedError` if one cannot be lowered."""
+    return _Fuser(graph).result
+
+
+class _Fuser:
+    def __init__(self, graph):
+        self.order = {node: index for index, node in enumerate(graph.nodes)}
+        self.claimed, self.names = set(), set()
+        groups, inputs, outputs = [], {}, []
+        for node in graph.nodes:
+            check(node)
+            if node.op == "placeholder" and is_tensor(node):
+                if len(image_shape(node)) not in (1, 3):
+                    raise refuse(node, f"of {len(image_shape(node)) + 1} dimensions is not supported", "use a model with (N, C, H, W) inputs")
+                inputs[node.name] = _map_shape(node)
+            elif node.op == "output":
+                flat = torch.utils._pytree.tree_leaves(node.args)
+                outputs = [(self.source(value).name, image_shape(value)) for value in flat if is_tensor(value)]
+                if len(outputs) != len([value for value in flat if value is not None]):
+                    raise refuse(node, "holds something other than feature maps", "return tensors that depend on the input")
+            elif node not in self.claimed and is_tensor(node) and node.target not in RESHAPES and not self.absorbed(node):
+                groups.append(self.group(node))
+        position = {node.name: index for node, index in self.order.items()}
+        groups.sort(key=lambda group: position[group.output])
+        self.result = Groups(groups=groups, inputs=inputs, outputs=outputs)
+
+    def group(self, node):
+        op = {CONV: "conv", LINEAR: "linear", MAX_POOL: "max_pool", ADD: "add", PAD: "pad"}.get(node.target, "avg_pool" if node.target in AVERAGE_POOLS else "clip")
+        source, padding = node.args[0], (0, 0, 0, 0)
+        if self.absorbed(source):
+            padding, source = _padding(source), source.args[0]
+        if op == "pad":
+            padding = _padding(node)
+        if op in ("conv", "max_pool", "avg_pool", "pad"):
+            self.expect_map(node, source)
+        values = {"name": self.name(node, op), "op": op, "node": node.name, "input": self.source(source).name, "padding": padding}
+        last, clip = node, (clip_bounds(node) if op == "clip" else (-math.inf, math.inf))
+        if op == "avg_pool":
+            values["window"] = average_window(node)
+        if op == "add":
+            values["residual"] = self.source(node.args[1]).name
+        elif op in ("conv", "linear") and (add := self.sole_user(node)) is not None and add.target is ADD and self.carrier(add) is node:
+            other = add.args[1] if add.args[0] is node else add.args[0]
+            values["residual"] = self.source(other).name
+            self.claimed.add(add)
+            last = add
+        while op != "max_pool" and (user := self.sole_user(last)) is not None and user.target in ACTIVATIONS:
+            clip = tuple(min(max(bound, low), high) for bound in clip for low, high in [clip_bounds(user)])
+            self.claimed.add(user)
+            last = user
+        output = last
+        if op == "conv" and "residual" not in values and (user := self.sole_user(last)) is not None and user.target is MAX_POOL:
+            self.expect_map(user, last)
+            self.claimed.add(user)
+            values["pool"], output = user.name, user
+        return Group(**values, last=last.name, output=output.name, low=clip[0], high=clip[1], conv_shape=_map_shape(last), shape=_map_shape(output))
+
+    def carrier(self, add):
+        """The convolution whose requantization takes the sum: of those that only this addition reads, the last."""
+        if add.args[0] is add.args[1]:
+            return None
+        candidates = [node for node in add.args[:2] if node.target in (CONV, LINEAR) and self.sole_user(node) is add]
+        return max(candidates, key=self.order.get, default=None)
+
+    def sole_user(self, node):
+        users = tensor_users(node)
+        return users[0] if len(users) == 1 and users[0].op != "output" else None
+
+    def absorbed(self, node):
+        """Whether a padding belongs to the convolutions and average poolings behind it and needs no layer of its own."""
+        return (is_tensor(node) and node.target is PAD and
+                all(user.target is CONV or (user.target in AVERAGE_POOLS and operation(user) == "avg_pool2d") for user in tensor_users(node)))
+
+    def source(self, node):
+        """The node that computes the map a node's value is another shape of."""
+        while node.op == "call_function" and node.target in RESHAPES:
+            inner = node.args[0]
+            if not _same_map(image_shape(node), image_shape(inner)):
+                raise refuse(node, f"from {image_shape(inner)} to {image_shape(node)} per image is not supported", "flatten the whole map or leave it as it is")
+            node = inner
+        return node
+
+    def expect_map(self, node, source):
+        shape = _map_shape(self.source(source))
+        if image_shape(source) != shape:
+            raise refuse(node, f"of a map reshaped from {shape} to {image_shape(source)} is not supported", "leave out the reshaping")
+
+    def name(self, node, op):
+        path, _ = label(node)
+        name = path if path and is_leaf_module(node) else ".".join(filter(None, (path, operation(node))))
+        unique, count = name, 1
+        while unique in self.names:
+            count += 1
+            unique = f"{name}#{count}"
+        self.names.add(unique)
+        return unique
+
+
+def _map_shape(node):
+    shape = image_shape(node)
+    return shape if len(shape) == 3 else (*shape, 1, 1)
+
+
+def _same_map(one, other):
+    """Whether two shapes are one map, or one of them is the other flattened."""
+    one, other = ([size for size in shape if size != 1] for shape in (one, other))
+    return one == other or [math.prod(one)] == other or one == [math.prod(other)]
+
+
+def _padding(node):
+    """Top, left, bottom, right of an ATen pad, which lists left, right, top, bottom."""
+    pads = [*node.args[1], 0, 0, 0, 0]
+    return (pads[2], pads[0], pads[3], pads[1])

@@ -1,0 +1,166 @@
+"""Lowers a converted quantize–dequantize graph to a network of integer layers."""
+
+import math
+
+import numpy as np
+import torch
+
+from ..hw.network import Layer, Network, Pool, Residual, Tensor
+from .errors import CelosiaError
+from .fuse import Group, Groups
+from .operations import argument, pair
+
+__all__ = ["lower", "requantization"]
+
+_QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
+
+#: Largest |bias| in LSB of the accumulator: a quarter of int32 leaves room for the sums.
+_BIAS_LIMIT = 1 << 29
+
+
+def lower(module: torch.fx.GraphModule, groups: Groups, *, name: str) -> "tuple[Network, dict[str, str]]":
+    """The network, and for each of its tensors the node of `module` whose value is that map.
+
+    `module` is what `convert_pt2e` made. Raises :exc:`CelosiaError` naming the layer if its numbers do not fit the engine.
+    """
+    return _Lowering(module, groups, name).result()
+
+
+def requantization(ratio: float) -> "tuple[int, int]":
+    """Multiplier in 2^15…2^16−1 and shift in 16…47 with multiplier · 2^−shift closest to `ratio`. Raises ValueError if it is 1 or more."""
+    if not ratio < 1 - 2**-17:
+        raise ValueError(f"ratio must be below 1, not {ratio}")
+    if ratio <= 2.0**-32:
+        return 1 << 15, 47
+    mantissa, exponent = math.frexp(ratio)  # ratio = mantissa · 2^exponent, mantissa in [0.5, 1)
+    multiplier, shift = round(mantissa * 65536), 16 - exponent
+    return (1 << 15, shift - 1) if multiplier == 1 << 16 else (multiplier, shift)
+
+
+class _Lowering:
+    def __init__(self, module, groups, name):
+        self.module, self.groups, self.name = module, groups, name
+        self.by_name = {node.name: node for node in module.graph.nodes}
+        self.tensors: dict[str, Tensor] = {}  # by the node that computes it
+        self.nodes, self.layers = {}, []
+
+    def result(self):
+        names = {group.name for group in self.groups.groups}
+        for node, shape in self.groups.inputs.items():
+            self.tensor(node, node, f"input.{node}" if node in names else node, shape)
+        for group in self.groups.groups:
+            tensor = self.tensor(group.last, group.output, group.name, group.shape)
+            self.layers.append(self.layer(group, tensor))
+        outputs = [self.tensors[node].name for node, _ in self.groups.outputs]
+        shapes = {self.tensors[node].name: tuple(shape) for node, shape in self.groups.outputs if tuple(shape) != self.tensors[node].shape}
+        network = Network(name=self.name, tensors={t.name: t for t in self.tensors.values()}, layers=self.layers, outputs=list(dict.fromkeys(outputs)),
+                          inputs=[self.tensors[node].name for node in self.groups.inputs], output_shapes=shapes)
+        return network, self.nodes
+
+    def tensor(self, quantized, output, name, shape):
+        """Describe the map of node `output`, whose codes are those of `quantized` or maxima of them."""
+        quantize = next((user for user in self.by_name[quantized].users if user.target is _QUANTIZE), None)
+        if quantize is None:  # nothing reads it: an input the model ignores
+            raise CelosiaError(f"{quantized} is never used; remove it from the model's arguments")
+        scale, zero_point = quantize.args[1:3]
+        self.tensors[output] = Tensor(name=name, shape=tuple(shape), scale=float(scale), zero_point=int(zero_point))
+        self.nodes[name] = quantize.name if output == quantized else output
+        return self.tensors[output]
+
+    def layer(self, group, y):
+        x, node = self.tensors[group.input], self.by_name[group.node]
+        weight, weight_scale, bias, geometry = getattr(self, f"_{group.op}")(group, node, x, y)
+        arrays = _integers(group, weight, weight_scale, bias, x, y)
+        residual = self._residual(group, self.tensors[group.residual], y, arrays["shift"]) if group.residual else None
+        pool = self._pool(self.by_name[group.pool], group.conv_shape, group.shape) if group.pool else geometry.pop("pool", None)
+        macs = math.prod(group.conv_shape) * math.prod(weight.shape[1:]) if group.op in ("conv", "linear") else 0
+        low, high = (int(np.clip(round(np.clip(bound / y.scale, -1e6, 1e6)) + y.zero_point, -128, 127)) for bound in (group.low, group.high))
+        geometry["padding"] = tuple(a + b for a, b in zip(geometry.get("padding", (0, 0, 0, 0)), group.padding))
+        return Layer(name=group.name, op=group.op, input=x.name, output=y.name, **arrays, **geometry, low=low, high=high, residual=residual, pool=pool, macs=macs)
+
+    # One method per operation: weights (int8), their real value per LSB (per channel), real bias (per channel), geometry.
+
+    def _conv(self, group, node, x, y):
+        weight, scale, bias = self._parameters(node)
+        top, left = pair(argument(node, "padding"))
+        return weight, scale, bias, {"stride": pair(argument(node, "stride")), "padding": (top, left, top, left),
+                                     "dilation": pair(argument(node, "dilation")), "groups": argument(node, "groups")}
+
+    def _linear(self, group, node, x, y):
+        weight, scale, bias = self._parameters(node)
+        return weight.reshape(-1, *x.shape), scale, bias, {}
+
+    def _parameters(self, node):
+        dequantize = node.args[1]
+        weight, scale = (self._value(argument) for argument in dequantize.args[:2])
+        bias = self._value(argument(node, "bias")).astype(np.float64) if argument(node, "bias") is not None else np.zeros(len(weight))
+        return weight, scale.astype(np.float64), bias
+
+    def _value(self, node):
+        value = self.module
+        for name in node.target.split("."):
+            value = getattr(value, name)
+        return value.detach().numpy()
+
+    def _avg_pool(self, group, node, x, y):
+        kernel, stride, (top, left), divisor = group.window
+        return *_depthwise(x, y, kernel, 1 / divisor), {"stride": stride, "padding": (top, left, top, left), "groups": x.shape[0]}
+
+    def _max_pool(self, group, node, x, y):
+        return *_depthwise(x, y, (1, 1), 1.0), {"groups": x.shape[0], "pool": self._pool(node, x.shape, group.shape)}
+
+    def _add(self, group, node, x, y):
+        return *_depthwise(x, y, (1, 1), 1.0), {"groups": x.shape[0]}
+
+    _clip = _pad = _add
+
+    def _pool(self, node, before, after):
+        kernel, padding = pair(argument(node, "kernel_size")), pair(argument(node, "padding"))
+        stride = pair(argument(node, "stride") or kernel)
+        # With ceil_mode the last window may reach further than the padding.
+        ends = [max(p, (out - 1) * s + k - size - p) for size, out, k, s, p in zip(before[1:], after[1:], kernel, stride, padding)]
+        return Pool(kernel=kernel, stride=stride, padding=(*padding, *ends))
+
+    def _residual(self, group, tensor, y, shift):
+        ratio, limit = tensor.scale / y.scale, int(shift.min())
+        while limit >= 0 and round(ratio * 2**limit) >= 1 << 16:
+            limit -= 1
+        if limit < 0:
+            raise CelosiaError(f"layer {group.name}: its residual's scale is {ratio:.3g} times its output's; calibrate with more varied images")
+        return Residual(tensor=tensor.name, multiplier=round(ratio * 2**limit), shift=limit)
+
+
+def _depthwise(x, y, kernel, factor):
+    """One weight for every tap: the smallest power of two, at least 2, whose ratio the requantization can express; `factor` is its real value."""
+    value = 1 if kernel != (1, 1) else 2
+    while value < 64 and x.scale * factor / value / y.scale >= 1 - 2**-17:
+        value *= 2
+    channels = x.shape[0]
+    return np.full((channels, 1, *kernel), value, np.int8), np.full(channels, factor / value), np.zeros(channels)
+
+
+def _integers(group: Group, weight, scale, bias, x, y):
+    """Weights, biases, multipliers and shifts of a layer.
+
+    The real weight is `weight · scale`. Where a channel's weights are so small (pruned, or scaled down by a batch norm) that its bias
+    would leave the accumulator or its ratio the range of shifts, they are rounded again to a coarser scale; that costs less than an LSB.
+    """
+    empty = ~weight.any(axis=(1, 2, 3))
+    coarsest = np.maximum(np.abs(bias) / x.scale / _BIAS_LIMIT, 2.0**-32 * y.scale / x.scale)
+    coarse = np.where(empty, coarsest, np.maximum(scale, coarsest))
+    if (changed := (coarse != scale) & ~empty).any():
+        weight = weight.copy()
+        factor = (scale / coarse)[changed].reshape(-1, 1, 1, 1)
+        weight[changed] = np.round(weight[changed] * factor).astype(np.int8)
+    ratio = x.scale * coarse / y.scale
+    try:
+        multiplier, shift = zip(*map(requantization, ratio))
+    except ValueError:
+        channel = int(ratio.argmax())
+        raise CelosiaError(f"layer {group.name}: output channel {channel} needs a requantization ratio of {ratio[channel]:.3g}, 1 or more; its outputs are far "
+                           "smaller than its weights allow: calibrate with more varied images") from None
+    sums = weight.astype(np.int64).sum(axis=(1, 2, 3))
+    integer_bias = np.round(bias / (x.scale * coarse)).astype(np.int64) - x.zero_point * sums
+    if np.abs(integer_bias).max() >= 1 << 31:
+        raise CelosiaError(f"layer {group.name}: the bias of output channel {int(np.abs(integer_bias).argmax())} does not fit 32 bits; calibrate with more varied images")
+    return {"weight": np.ascontiguousarray(weight), "bias": integer_bias.astype(np.int32), "multiplier": np.array(multiplier, np.uint16), "shift": np.array(shift, np.uint8)}

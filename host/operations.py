@@ -1,0 +1,212 @@
+"""What of an exported graph can run: every node is checked here, before any calibration, and refused in one sentence."""
+
+import math
+import re
+
+import torch
+
+from .errors import UnsupportedError
+
+__all__ = ["ACTIVATIONS", "ADD", "AVERAGE_POOLS", "CONV", "LINEAR", "MAX_POOL", "PAD", "RESHAPES", "average_window", "check", "image_shape", "is_tensor",
+           "label", "refuse", "tensor_users", "unsupported"]
+
+aten = torch.ops.aten
+
+CONV = aten.conv2d.default
+LINEAR = aten.linear.default
+ADD = aten.add.Tensor
+MAX_POOL = aten.max_pool2d.default
+PAD = aten.pad.default
+ACTIVATIONS = {aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default}
+AVERAGE_POOLS = {aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten.mean.dim}
+RESHAPES = {aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default,
+            aten.unsqueeze.default, aten.unflatten.int}
+#: torch.nn classes that hold no operation of their own.
+_CONTAINERS = ("Sequential", "ModuleList", "ModuleDict")
+
+_HOST = "end the model before it and do this step on the host"
+_REMEDIES = {
+    "hardswish": "use ReLU or ReLU6 in its place and fine-tune", "hardsigmoid": "use ReLU6 in its place and fine-tune",
+    "silu": "use ReLU or ReLU6 in its place and fine-tune", "gelu": "use ReLU in its place and fine-tune", "elu": "use ReLU in its place and fine-tune",
+    "leaky_relu": "use ReLU in its place and fine-tune", "prelu": "use ReLU in its place and fine-tune",
+    "tanh": "use Hardtanh in its place and fine-tune", "sigmoid": "drop it if it is the last step, or use Hardtanh in its place and fine-tune",
+    "softmax": "drop it, the order of the classes stays the same", "log_softmax": "drop it, the order of the classes stays the same",
+    "cat": "add the branches instead of concatenating them", "conv_transpose2d": "use convolutions at the input's resolution",
+    "upsample_nearest2d": _HOST, "mul": "use an architecture without multiplication of maps", "sub": "normalise images on the host, not in the model",
+    "div": "normalise images on the host, not in the model", "conv1d": "write it as conv2d of height 1", "instance_norm": "use batch norm",
+    "group_norm": "use batch norm", "layer_norm": "use batch norm",
+}
+
+
+def label(node: torch.fx.Node) -> "tuple[str, str]":
+    """Path of the innermost module a node comes from ('' for the root) and that module's class name."""
+    stack = node.meta.get("nn_module_stack") or {}
+    for path, kind in reversed(stack.values()):
+        return re.sub(r"@\d+$", "", path), (kind if isinstance(kind, str) else kind.__name__).rsplit(".", 1)[-1]
+    return "", ""
+
+
+def is_leaf_module(node: torch.fx.Node) -> bool:
+    """Whether the innermost module is one of torch.nn's, so that its path alone names the operation."""
+    stack = node.meta.get("nn_module_stack") or {}
+    for _, kind in reversed(stack.values()):
+        kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__name__}"
+        return kind.startswith("torch.nn.modules.") and not kind.endswith(_CONTAINERS)
+    return False
+
+
+def operation(node: torch.fx.Node) -> str:
+    """The ATen name of a node's operation, without overload and in-place mark."""
+    return str(node.target).removeprefix("aten.").split(".")[0].rstrip("_")
+
+
+def refuse(node: torch.fx.Node, reason: "str | None" = None, remedy: "str | None" = None) -> UnsupportedError:
+    """The error that names a node by module path, operation and source line."""
+    path, kind = label(node)
+    name = operation(node)
+    place = f"{path} ({kind})" if path else (f"the model's forward ({kind})" if kind else f"node {node.name}")
+    if frames := [frame for frame in re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "") if "/torch/nn/" not in frame[0]]:
+        place += ", {}:{}".format(*frames[-1])
+    return UnsupportedError(f"{place}: {name} {reason or 'is not supported'}; {remedy or _REMEDIES.get(name, _HOST)}")
+
+
+def is_tensor(node: object) -> bool:
+    """Whether a node computes a feature map (and not a size, a parameter or a check)."""
+    return isinstance(node, torch.fx.Node) and node.op in ("placeholder", "call_function") and isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def tensor_users(node: torch.fx.Node) -> "list[torch.fx.Node]":
+    """Users that consume the values, the graph's output included; sizes and assertions do not count."""
+    return [user for user in node.users if user.op == "output" or is_tensor(user)]
+
+
+def image_shape(node: torch.fx.Node) -> "tuple[int, ...]":
+    """Shape of a node's value per image: (C, H, W) or (C,)."""
+    return tuple(node.meta["val"].shape[1:])
+
+
+def argument(node: torch.fx.Node, name: str) -> object:
+    """An argument of an ATen call by its schema's name, with its default."""
+    for index, entry in enumerate(node.target._schema.arguments):
+        if entry.name == name:
+            return node.args[index] if index < len(node.args) else node.kwargs.get(name, entry.default_value)
+    raise KeyError(name)
+
+
+def pair(value: object) -> "tuple[int, int]":
+    """A size argument as (height, width): ATen accepts one number for both."""
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return (values[0], values[-1])
+
+
+def clip_bounds(node: torch.fx.Node) -> "tuple[float, float]":
+    """Lowest and highest value an activation lets through."""
+    name = operation(node)
+    if name in ("relu", "relu6"):
+        return (0.0, math.inf if name == "relu" else 6.0)
+    names = ("min_val", "max_val") if name == "hardtanh" else ("min", "max")
+    low, high = (argument(node, n) if n in [a.name for a in node.target._schema.arguments] else None for n in names)
+    return (-math.inf if low is None else float(low), math.inf if high is None else float(high))
+
+
+def average_window(node: torch.fx.Node) -> "tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]":
+    """Kernel, stride, padding (each height, width) and divisor of an average pooling. Raises :exc:`UnsupportedError`."""
+    name, (height, width) = operation(node), image_shape(node.args[0])[1:]
+    if name == "mean":
+        return (height, width), (1, 1), (0, 0), height * width
+    if name == "adaptive_avg_pool2d":
+        rows, columns = (size if n is None else n for n, size in zip(pair(argument(node, "output_size")), (height, width)))
+        if height % rows or width % columns:
+            raise refuse(node, f"of a {height}×{width} map to {rows}×{columns} has windows of different sizes", "choose an output size that divides the map")
+        kernel = (height // rows, width // columns)
+        return kernel, kernel, (0, 0), kernel[0] * kernel[1]
+    kernel, padding = pair(argument(node, "kernel_size")), pair(argument(node, "padding"))
+    stride = pair(argument(node, "stride") or kernel)
+    if any(padding) and not argument(node, "count_include_pad") and not argument(node, "divisor_override"):
+        raise refuse(node, "with padding and count_include_pad=False is not supported", "use count_include_pad=True or no padding")
+    floor = tuple((size + 2 * p - k) // s + 1 for size, p, k, s in zip((height, width), padding, kernel, stride))
+    if floor != image_shape(node)[1:]:
+        raise refuse(node, f"with ceil_mode cuts windows at the border of a {height}×{width} map", "use ceil_mode=False")
+    return kernel, stride, padding, argument(node, "divisor_override") or kernel[0] * kernel[1]
+
+
+def check(node: torch.fx.Node) -> None:
+    """Raises :exc:`UnsupportedError` if a node of a simplified graph cannot be lowered."""
+    if node.op != "call_function" or not is_tensor(node):
+        if node.op == "call_module" or (node.op == "call_function" and isinstance(node.meta.get("val"), (tuple, list))):
+            raise refuse(node)
+        return
+    value, source = node.meta["val"], node.args[0]
+    if node.target in (aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default):
+        return  # folded later
+    if node.target not in {CONV, LINEAR, ADD, MAX_POOL, PAD} | ACTIVATIONS | AVERAGE_POOLS | RESHAPES:
+        raise refuse(node)
+    if value.dtype != torch.float32:
+        raise refuse(node, f"in {str(value.dtype).removeprefix('torch.')} is not supported", "use a float32 model")
+    if not is_tensor(source):
+        raise refuse(node, "of a constant is not supported", "compute it before the export")
+    if str(value.shape[0]) != str(source.meta["val"].shape[0]):
+        raise refuse(node, "changes the batch dimension", "keep the images of a batch apart")
+    _CHECKS.get(node.target, _check_map if node.target in AVERAGE_POOLS | {PAD} else lambda _: None)(node)
+    if node.target in AVERAGE_POOLS:
+        average_window(node)
+
+
+def _check_map(node):
+    if len(image_shape(node.args[0])) != 3:
+        raise refuse(node, f"of a tensor of {len(image_shape(node.args[0])) + 1} dimensions is not supported", "give it (N, C, H, W)")
+    if node.target is PAD:
+        pads = argument(node, "pad")
+        if argument(node, "mode") != "constant" or argument(node, "value"):
+            raise refuse(node, f"with mode {argument(node, 'mode')!r} and value {argument(node, 'value')} is not supported", "pad with zeros")
+        if len(pads) > 4 or min(pads) < 0:
+            raise refuse(node, f"by {tuple(pads)} is not supported", "pad height and width only, by positive amounts")
+    if node.target is aten.mean.dim and sorted(d % 4 for d in argument(node, "dim")) != [2, 3]:
+        raise refuse(node, f"over dimensions {argument(node, 'dim')} is not supported", "take the mean over height and width (2, 3)")
+
+
+def _check_conv(node):
+    _check_map(node)
+    if node.args[1].op != "get_attr":
+        raise refuse(node, "with computed weights is not supported", "make the weights parameters")
+
+
+def _check_linear(node):
+    if len(image_shape(node.args[0])) != 1:
+        raise refuse(node, f"of a tensor of {len(image_shape(node.args[0])) + 1} dimensions is not supported", "flatten the map first, or use a 1×1 convolution")
+    if node.args[1].op != "get_attr":
+        raise refuse(node, "with computed weights is not supported", "make the weights parameters")
+
+
+def _check_add(node):
+    other = node.args[1]
+    if not is_tensor(other) or image_shape(other) != image_shape(node.args[0]):
+        raise refuse(node, "of maps of different shapes, or of a constant, is not supported", "add two maps of one shape")
+    if argument(node, "alpha") != 1:
+        raise refuse(node, f"with alpha {argument(node, 'alpha')} is not supported", "scale the weights of the branch instead")
+
+
+def _check_max_pool(node):
+    _check_map(node)
+    if pair(argument(node, "dilation")) != (1, 1):
+        raise refuse(node, f"with dilation {pair(argument(node, 'dilation'))} is not supported", "use dilation 1")
+
+
+def _check_activation(node):
+    low, high = clip_bounds(node)
+    if not low <= high:
+        raise refuse(node, f"with bounds {low}…{high} leaves nothing", "exchange the bounds")
+
+
+_CHECKS = {CONV: _check_conv, LINEAR: _check_linear, ADD: _check_add, MAX_POOL: _check_max_pool} | dict.fromkeys(ACTIVATIONS, _check_activation)
+
+
+def unsupported(graph: torch.fx.Graph) -> "list[UnsupportedError]":
+    """Every reason why a simplified graph cannot be lowered, in the order of execution."""
+    problems = []
+    for node in graph.nodes:
+        try:
+            check(node)
+        except UnsupportedError as error:
+            problems.append(error)
+    return problems

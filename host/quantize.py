@@ -1,0 +1,209 @@
+"""Quantizes a model after training: exports it, calibrates it and lowers it to integers."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torchao.quantization.pt2e.observer import ObserverBase, PerChannelMinMaxObserver
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
+
+from ..hw.network import Network
+from .errors import CelosiaError
+from .fuse import Groups, fuse
+from .graph import lower
+from .simplify import check_finite, simplify
+from .trace import fixed_batch, input_count, trace
+
+__all__ = ["EngineQuantizer", "QuantizedModel", "quantize"]
+
+#: Values an observer keeps of a batch, and altogether.
+_BATCH_SAMPLES, _SAMPLES = 1 << 14, 1 << 17
+
+
+class RangeObserver(ObserverBase):
+    """Finds the scale of a map: the range, within the one seen, that quantizes a sample of the values with the least squared error.
+
+    int8 affine per tensor; zero is always exactly representable. With `clip=False` the range is the one seen.
+    """
+
+    def __init__(self, dtype=torch.int8, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine, is_dynamic=False, clip=True, **_):
+        super().__init__(dtype, is_dynamic)
+        self.quant_min, self.quant_max, self.qscheme, self.clip = quant_min, quant_max, qscheme, clip
+        self.low, self.high, self.samples = 0.0, 0.0, []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Note the range of `x` and every n-th of its values; returns `x`."""
+        low, high = (float(value) for value in torch.aminmax(x.detach()))
+        # Python's min and max drop a NaN, addition keeps it.
+        self.low, self.high = (min(self.low, low), max(self.high, high)) if math.isfinite(low + high) else (math.nan, math.nan)
+        if self.clip:
+            values = x.detach().reshape(-1)
+            # An odd step visits every channel and column of a map whose sizes are powers of two.
+            self.samples.append(values[:: max(1, values.numel() // _BATCH_SAMPLES) | 1].clone())
+            if sum(map(len, self.samples)) > _SAMPLES:
+                self.samples = [sample[::2] for sample in self.samples]
+        return x
+
+    def calculate_qparams(self) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Scale, float32, and zero point, int64."""
+        low, high = self._best_range() if self.clip and self.samples and self.high > self.low else (self.low, self.high)
+        # A map that was always zero may have any scale.
+        scale = torch.tensor((high - low) / (self.quant_max - self.quant_min) or 1.0, dtype=torch.float32)
+        zero_point = torch.clamp(self.quant_min - torch.round(low / scale), self.quant_min, self.quant_max)
+        return scale, zero_point.to(torch.int64)
+
+    def _best_range(self):
+        values = torch.cat(self.samples).double()
+        best = (self._error(values, self.low, self.high), self.low, self.high)
+        for sides in ((1, 1), (1, 0), (0, 1)):
+            _, low, high = best
+            for step in range(1, 33):
+                factor = 1 - step / 50
+                candidate = (low * (factor if sides[0] else 1), high * (factor if sides[1] else 1))
+                best = min(best, (self._error(values, *candidate), *candidate))
+        return best[1:]
+
+    def _error(self, values, low, high):
+        scale = (high - low) / (self.quant_max - self.quant_min)
+        zero_point = min(max(self.quant_min - round(low / scale), self.quant_min), self.quant_max)
+        codes = torch.clamp(torch.round(values / scale) + zero_point, self.quant_min, self.quant_max)
+        return float(((codes - zero_point) * scale - values).square().mean())
+
+
+class EngineQuantizer(Quantizer):
+    """Places observers where the engine rounds: after each group of operations that becomes one layer, and on weights.
+
+    After preparation, :attr:`groups` holds the groups.
+    """
+
+    groups: Groups
+
+    def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
+        """Group the operations and annotate them; called after batch norms are folded. Raises :exc:`UnsupportedError`."""
+        self.groups = fuse(model.graph)
+        nodes = {node.name: node for node in model.graph.nodes}
+        outputs = {name for name, _ in self.groups.outputs}
+        for name in self.groups.inputs:
+            _annotation(nodes[name]).output_qspec = _activations(clip=name not in outputs)
+        for group in self.groups.groups:
+            _annotation(nodes[group.last]).output_qspec = _activations(clip=group.output not in outputs)
+            if group.op in ("conv", "linear"):
+                node = nodes[group.node]
+                _annotation(node).input_qspec_map[node.args[1]] = _WEIGHTS
+        return model
+
+    def validate(self, model: torch.fx.GraphModule) -> None:
+        """Nothing is left to check: :meth:`annotate` refuses what is not supported."""
+
+
+_WEIGHTS = QuantizationSpec(torch.int8, PerChannelMinMaxObserver, quant_min=-127, quant_max=127, qscheme=torch.per_channel_symmetric, ch_axis=0)
+
+
+def _activations(clip):
+    return QuantizationSpec(torch.int8, RangeObserver.with_args(clip=clip), quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine)
+
+
+def _annotation(node):
+    return node.meta.setdefault("quantization_annotation", QuantizationAnnotation(_annotated=True))
+
+
+@dataclass(kw_only=True)
+class QuantizedModel(Network):
+    """The integer network and, if it was just made, the quantize–dequantize graph it was lowered from."""
+
+    #: Float32 in and out, like the model, but with every rounding to int8; None after loading.
+    reference: "torch.fx.GraphModule | None" = None
+    #: Tensor name → node of `reference` whose value is that map (int8 codes, or float on the same grid).
+    nodes: dict[str, str] = field(default_factory=dict)
+    #: The batch size an exported model insists on, or None.
+    batch: "int | None" = None
+
+
+def quantize(model: "torch.nn.Module | torch.export.ExportedProgram", calibration_batches: Iterable, *, name: "str | None" = None,
+             progress: "Callable[[str, int], None] | None" = None, classes: Iterable[str] = (), preprocess: "dict | None" = None) -> QuantizedModel:
+    """Quantize a trained model to int8.
+
+    `calibration_batches` yields float32 batches (N, C, H, W), or tuples that begin with them; a hundred images of the kind the
+    model will see are enough. `progress` is called with a stage ("export", "calibrate", "convert") and the batches seen so far.
+    `classes` and `preprocess` go into the network. The model stays as it is; a model in training mode is copied and evaluated.
+
+    Raises :exc:`CelosiaError` for NaN or infinite weights or images, images of a wrong shape or type, and
+    :exc:`UnsupportedError` naming the first operation that the engine cannot run.
+    """
+    progress = progress or (lambda stage, count: None)
+    count = input_count(model)
+    if isinstance(model, torch.nn.Module):
+        check_finite(model)
+    batches = (_check_batch(batch, count, index) for index, batch in enumerate(calibration_batches))
+    first = next(batches, None)
+    if first is None:
+        raise CelosiaError("calibration: there is no batch; give at least one batch of images")
+    progress("export", 0)
+    graph = simplify(trace(model, first))
+    check_finite(graph)
+    quantizer = EngineQuantizer()
+    prepared = prepare_pt2e(graph, quantizer)
+    batch = fixed_batch(graph)
+    with torch.no_grad():
+        for index, inputs in enumerate(_chain(first, batches)):
+            if [x.shape[1:] for x in inputs] != [x.shape[1:] for x in first]:
+                raise CelosiaError(f"calibration batch {index} has images of shape {tuple(inputs[0].shape[1:])}, the first had {tuple(first[0].shape[1:])}; resize them alike")
+            for part in _parts(inputs, batch):
+                prepared(*part)
+            progress("calibrate", index + 1)
+    _check_ranges(prepared, quantizer.groups)
+    progress("convert", 0)
+    converted = convert_pt2e(prepared)
+    network, nodes = lower(converted, quantizer.groups, name=name or _name(model))
+    return QuantizedModel(**network.__dict__ | {"classes": list(classes), "preprocess": dict(preprocess or {})}, reference=converted, nodes=nodes, batch=batch).verify()
+
+
+def _name(model):
+    return type(model).__name__.lower() if isinstance(model, torch.nn.Module) else "exported"
+
+
+def _chain(first, rest):
+    yield first
+    yield from rest
+
+
+def _check_batch(batch, count, index):
+    """The batch as a tuple of `count` float32 tensors. Raises :exc:`CelosiaError`."""
+    inputs = tuple(batch)[:count] if isinstance(batch, (tuple, list)) else (batch,)
+    if len(inputs) != count:
+        raise CelosiaError(f"calibration batch {index} holds {len(inputs)} tensors, the model takes {count}; yield a tuple of them")
+    for x in inputs:
+        if not isinstance(x, torch.Tensor):
+            x = x if hasattr(x, "__array__") else None
+        if x is None:
+            raise CelosiaError(f"calibration batch {index} is no tensor but {type(batch).__name__}; yield float32 tensors (N, C, H, W)")
+    inputs = tuple(torch.as_tensor(x) for x in inputs)
+    for x in inputs:
+        if x.dtype != torch.float32:
+            raise CelosiaError(f"calibration batch {index} is {str(x.dtype).removeprefix('torch.')}; yield float32 images, normalised as in training")
+        if x.dim() not in (2, 4) or not x.numel():
+            raise CelosiaError(f"calibration batch {index} has shape {tuple(x.shape)}; yield (N, C, H, W), one image as (1, C, H, W)")
+        if not bool(torch.isfinite(x).all()):
+            raise CelosiaError(f"calibration batch {index} holds a NaN or an infinity; leave out the images that cause it")
+    return inputs
+
+
+def _parts(inputs, batch):
+    """The inputs as they are, or cut to a fixed batch size with the last image repeated."""
+    if batch is None:
+        yield inputs
+        return
+    for start in range(0, len(inputs[0]), batch):
+        parts = tuple(x[start : start + batch] for x in inputs)
+        yield tuple(torch.cat([x, *[x[-1:]] * (batch - len(x))]) for x in parts)
+
+
+def _check_ranges(prepared, groups):
+    """Raises :exc:`CelosiaError` naming the first layer that computed a NaN or an infinity."""
+    layers = {group.last: group.name for group in groups.groups}
+    for node in prepared.graph.nodes:
+        observer = getattr(prepared, node.target, None) if node.op == "call_module" else None
+        if isinstance(observer, RangeObserver) and not math.isfinite(observer.low + observer.high):
+            raise CelosiaError(f"layer {layers.get(node.args[0].name, node.args[0].name)} computes a NaN or an infinity from the calibration images; check weights and images")
