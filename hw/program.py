@@ -81,15 +81,17 @@ def map_bytes(batch: int, shape: tuple[int, int, int]) -> int:
 class Program:
     """A network compiled for one configuration and batch size.
 
-    Four regions of memory have a base register each: WEIGHTS holds `image` (instructions first), MAPS the intermediate maps, INPUT and OUTPUT
+    Four regions of memory have a base register each: WEIGHTS holds `image`, MAPS the intermediate maps, INPUT and OUTPUT
     the network's own. Their sizes in bytes are `sizes`.
     """
 
     config: AcceleratorConfig
     batch: int
     network: Network
-    #: uint8: the instructions (16 bytes each), parameters and weights, as they lie at base WEIGHTS.
+    #: uint8: parameters, weights and instructions as they lie at base WEIGHTS.
     image: np.ndarray
+    #: Bytes from base WEIGHTS to the first instruction; a multiple of 512.
+    code_offset: int
     #: Number of instructions, END included.
     instructions: int
     sizes: dict[Base, int]
@@ -112,7 +114,7 @@ class Program:
 
     def words(self) -> list[int]:
         """The instruction words."""
-        raw = self.image[: 16 * self.instructions].tobytes()
+        raw = self.image[self.code_offset : self.code_offset + 16 * self.instructions].tobytes()
         return [int.from_bytes(raw[i : i + 16], "little") for i in range(0, len(raw), 16)]
 
     def bases(self) -> dict[Base, int]:
@@ -132,7 +134,7 @@ class Program:
     def save(self, path: "str | Path") -> None:
         """Write a `.celp` file (safetensors)."""
         network, arrays = self.network.to_arrays()
-        header = {"config": self.config.to_json(), "batch": self.batch, "network": network, "instructions": self.instructions,
+        header = {"config": self.config.to_json(), "batch": self.batch, "network": network, "code_offset": self.code_offset, "instructions": self.instructions,
                   "sizes": {base.name: size for base, size in self.sizes.items()}, "stores": self.stores, "estimates": self.estimates}
         for name in ("inputs", "outputs"):
             header[name] = [asdict(p) | {"base": Base(p.base).name} for p in getattr(self, name)]
@@ -149,7 +151,7 @@ class Program:
 
         try:
             return cls(config=AcceleratorConfig.from_json(header["config"]), batch=header["batch"], image=arrays.pop("image"),
-                       network=Network.from_arrays(header["network"], arrays), instructions=header["instructions"],
+                       network=Network.from_arrays(header["network"], arrays), code_offset=header["code_offset"], instructions=header["instructions"],
                        sizes={Base[name]: size for name, size in header["sizes"].items()}, stores=header["stores"],
                        estimates=header["estimates"], inputs=[placement(p) for p in header["inputs"]], outputs=[placement(p) for p in header["outputs"]])
         except (KeyError, TypeError, NetworkError, ConfigError) as error:

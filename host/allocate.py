@@ -1,0 +1,81 @@
+"""Where tensors lie in external memory: maps share addresses as soon as their last reader is done; a residual sum replaces its summand."""
+
+from dataclasses import dataclass
+
+from ..hw.config import AcceleratorConfig
+from ..hw.isa import Base
+from ..hw.network import Network
+from ..hw.program import Placement, map_bytes
+from .errors import CompileError
+from .tile import Plan
+
+__all__ = ["Memory", "allocate"]
+
+_ALIGNMENT = 512  # bytes: a burst of 64 beats
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Placement of every tensor, and bytes of each region but WEIGHTS."""
+
+    placements: dict[str, Placement]
+    sizes: dict[Base, int]
+
+
+def allocate(config: AcceleratorConfig, network: Network, plans: list[Plan], batch: int) -> Memory:
+    """Place a network's tensors. Raises :exc:`CompileError` naming the bytes if maps and weights exceed the memory."""
+    last_use = {name: -1 for name in network.tensors}
+    for index, layer in enumerate(network.layers):
+        for name in (layer.input, layer.residual and layer.residual.tensor):
+            if name:
+                last_use[name] = index
+    placements, sizes = {}, dict.fromkeys(Base, 0)
+
+    def append(name, base, shape, fold=None):
+        placements[name] = Placement(tensor=name, base=base, offset=sizes[base], fold=fold)
+        sizes[base] += _aligned(map_bytes(batch, shape))
+
+    for name in network.inputs:
+        folded = next((plan.geometry for plan in plans if plan.geometry.layer.input == name and plan.geometry.fold), None)
+        append(name, Base.INPUT, folded.shape if folded else network.tensors[name].shape, folded and folded.fold)
+    for name in network.outputs:
+        if name not in placements:
+            append(name, Base.OUTPUT, network.tensors[name].shape)
+
+    live = {}  # name → (first byte, size)
+    for index, layer in enumerate(network.layers):
+        if layer.output not in placements:
+            size = _aligned(map_bytes(batch, network.tensors[layer.output].shape))
+            summand = layer.residual.tensor if layer.residual and layer.pool is None else None
+            if summand in live and last_use[summand] == index and summand != layer.input and live[summand][1] == size:
+                offset = live.pop(summand)[0]
+            else:
+                offset = _first_fit(live.values(), size)
+            live[layer.output] = (offset, size)
+            placements[layer.output] = Placement(tensor=layer.output, base=Base.MAPS, offset=offset)
+            sizes[Base.MAPS] = max(sizes[Base.MAPS], offset + size)
+        live = {name: where for name, where in live.items() if last_use[name] > index}
+    return Memory(placements, sizes)
+
+
+def check_memory(config: AcceleratorConfig, network: Network, sizes: dict[Base, int]) -> None:
+    """Raises :exc:`CompileError` naming the bytes if the regions exceed the memory."""
+    needed = sum(-(-size // 4096) * 4096 for size in sizes.values())
+    if needed > config.memory_bytes:
+        parts = ", ".join(f"{base.name.lower()} {size:,}" for base, size in sizes.items())
+        raise CompileError(f"network {network.name}: needs {needed:,} bytes of memory ({parts}), config {config.name!r} has {config.memory_bytes:,}; "
+                           "use a config with more memory, a smaller batch or a smaller network")
+
+
+def _aligned(size):
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _first_fit(taken, size):
+    """Lowest offset at which `size` bytes overlap nothing taken."""
+    offset = 0
+    for first, length in sorted(taken):
+        if offset + size <= first:
+            break
+        offset = max(offset, first + length)
+    return offset

@@ -1,0 +1,63 @@
+"""Network → Program: plan every layer, place tensors, pack weights, emit instructions."""
+
+import numpy as np
+
+from ..hw.config import AcceleratorConfig, get_config
+from ..hw.isa import Base
+from ..hw.network import Network
+from ..hw.program import Program
+from .allocate import allocate, check_memory
+from .emit import Emitter, WeightOffsets
+from .errors import CompileError
+from .pack import pack_parameters, pack_weights
+from .tile import Plan, plan_layer
+
+__all__ = ["compile", "plan_network"]
+
+
+def plan_network(network: Network, config: AcceleratorConfig, batch: int) -> list[Plan]:
+    """The plan of each layer. Raises CompileError naming the layer that fits no plan."""
+    uses = [name for layer in network.layers for name in (layer.input, layer.residual and layer.residual.tensor)] + network.outputs
+    return [plan_layer(config, network, layer, batch, layer.input in network.inputs and uses.count(layer.input) == 1) for layer in network.layers]
+
+
+def compile(network: "Network", config: "str | AcceleratorConfig" = "ulx3s-85f", batch: int = 1) -> Program:
+    """Compile a network (or what wraps one as `.network`) for a configuration and a batch size.
+
+    Raises ConfigError for a bad configuration and CompileError where the network does not fit it.
+    """
+    network, config = getattr(network, "network", network).verify(), get_config(config)
+    if not isinstance(batch, int) or not 1 <= batch <= 1024:
+        raise CompileError(f"option batch: must be a whole number in 1…1024, not {batch!r}")
+    plans = plan_network(network, config, batch)
+    memory = allocate(config, network, plans, batch)
+    data, offsets = _image(plans)
+    check_memory(config, network, memory.sizes | {Base.WEIGHTS: len(data)})
+    emitter = Emitter(config, network, plans, memory.placements, offsets, batch)
+    words = emitter.words()
+    image = np.concatenate([data, np.frombuffer(b"".join(word.to_bytes(16, "little") for word in words), np.uint8)])
+    sizes = memory.sizes | {Base.WEIGHTS: len(image)}
+    check_memory(config, network, sizes)
+    estimates = [{"compute": plan.compute, "memory": plan.memory, "bytes": plan.bytes, "bound": plan.bound} for plan in plans]
+    return Program(config=config, batch=batch, network=network, image=image, code_offset=len(data), instructions=len(words), sizes=sizes,
+                   inputs=[memory.placements[name] for name in network.inputs], outputs=[memory.placements[name] for name in network.outputs],
+                   stores=emitter.stores, estimates=estimates)
+
+
+def _image(plans):
+    """Parameters and weights in the order of use, uint8, and where each layer's lie."""
+    parts, offsets, end = [], [], 0
+
+    def append(part):
+        nonlocal end
+        parts.append(part)
+        end += len(part)
+        return end - len(part)
+
+    for plan in plans:
+        geometry = plan.geometry
+        parameters = append(pack_parameters(geometry))
+        firsts = [first for block in range(geometry.blocks) for first in geometry.parts(block)]
+        offsets.append(WeightOffsets(parameters, {first: append(pack_weights(geometry, first)) for first in firsts}))
+        append(np.zeros(-end % 512, np.uint8))
+    return np.concatenate(parts), offsets

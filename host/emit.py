@@ -1,0 +1,394 @@
+"""Instructions of a planned network: what is loaded when, which tile waits for what.
+
+Loads run ahead of the tiles that need them, as far as the buffers have room; each buffer is a ring (`schedule.Ring`)
+whose regions are freed by the last instruction that reads them. So the next layer's weights and maps arrive while this one computes.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+
+from ..hw.config import PLANE, AcceleratorConfig
+from ..hw.isa import Base, Opcode, Unit
+from ..hw.network import Network
+from ..hw.program import Placement
+from .schedule import Mark, Region, Ring, Schedule
+from .tile import Chunk, Geometry, Piece, Plan, Tile, pieces
+
+__all__ = ["Emitter", "WeightOffsets"]
+
+
+@dataclass(frozen=True)
+class WeightOffsets:
+    """Bytes from base WEIGHTS: a layer's parameters, and the weights of each array load by its first output channel."""
+
+    parameters: int
+    weights: dict[int, int]
+
+
+@dataclass(eq=False)
+class _Load:
+    """A run of words from base WEIGHTS into a ring, and how many instructions read it."""
+
+    offset: int
+    words: int
+    uses: int
+    region: Region | None = None
+    mark: Mark | None = None
+
+    def use(self, mark: Mark) -> None:
+        """Count a reader that has been emitted; the last one frees the region."""
+        self.uses -= 1
+        if self.uses == 0:
+            self.region.last_reader = mark
+
+
+@dataclass(eq=False)
+class _ChunkLoad:
+    """A chunk in the scratchpad: its region, its loads with the rows and words they bring, and its unfinished tiles."""
+
+    layer: int
+    chunk: Chunk
+    pending: deque
+    done: list
+    tiles: int
+    region: Region | None = None
+
+
+@dataclass(eq=False)
+class _ResidualLoad:
+    """The summands of a tile's block."""
+
+    task: "_Task"
+    region: Region | None = None
+    mark: Mark | None = None
+
+
+@dataclass(eq=False)
+class _Task:
+    """A tile of a block: what it computes with."""
+
+    layer: int
+    block: int
+    tile: Tile
+    chunk: _ChunkLoad
+    #: Per array load: first output channel, parameters, and the pieces with their weights.
+    parts: list[tuple[int, _Load, int, list[tuple[Piece, _Load]]]]
+    residual: _ResidualLoad | None
+    next_tile: Tile | None = None
+
+
+class Emitter:
+    """Emits a network's instructions; `stores[k]` is how many STORE instructions complete layer k."""
+
+    def __init__(self, config: AcceleratorConfig, network: Network, plans: list[Plan], placements: dict[str, Placement],
+                 offsets: list[WeightOffsets], batch: int):
+        self._config, self._network, self._plans, self._placements, self._batch = config, network, plans, placements, batch
+        self._lanes = config.inputs // PLANE
+        self.stores = []
+        self._schedule = Schedule()
+        self._maps = Ring(config.map_words, wraps=False)
+        self._weights = Ring(config.weight_words, wraps=True)
+        self._parameters = Ring(config.parameter_words, wraps=False)
+        self._residuals = Ring(config.stage_pixels, wraps=True)
+        self._staging = Ring(config.stage_pixels, wraps=True)
+        self._staged = []   # (tile, region) that later stores of the strip may read
+        self._drains = []   # DRAIN marks, one a completed bank of sums
+        self._written = {}  # tensor → (images, rows, block channels, STORE mark)
+        self._tasks, self._weight_loads, self._parameter_loads, self._chunk_loads, self._residual_loads = [], deque(), deque(), deque(), deque()
+        for index, (plan, where) in enumerate(zip(plans, offsets)):
+            self._plan_tasks(index, plan, where)
+
+    # ---- what there is to do -------------------------------------------------------------------------------------------------
+
+    def _plan_tasks(self, index, plan, offsets):
+        geometry, layer_parameters = plan.geometry, None
+        kept = {}
+        tiles_of_layer = sum(len(chunk.tiles) for chunk in plan.chunks)
+        parameter_words = geometry.blocks * geometry.block // 4
+        stay = parameter_words <= self._config.parameter_words // 2
+        for chunk in plan.chunks:
+            chunk_load = _ChunkLoad(index, chunk, deque(self._map_loads(plan, chunk)), [], len(chunk.tiles) * geometry.blocks)
+            self._chunk_loads.append(chunk_load)
+            if layer_parameters is None or not stay:
+                layer_parameters = self._parameter_pieces(geometry, offsets, tiles_of_layer if stay else len(chunk.tiles))
+            for block in range(geometry.blocks):
+                for position, tile in enumerate(chunk.tiles):
+                    parts = []
+                    for first in geometry.parts(block):
+                        key = (first, *{"layer": (), "chunk": (chunk,), "tile": (chunk, tile)}[plan.keep])
+                        if key not in kept:
+                            uses = {"layer": tiles_of_layer, "chunk": len(chunk.tiles), "tile": 1}[plan.keep]
+                            kept[key] = self._weight_pieces(geometry, offsets, first, uses, fine=block == 0)
+                        parameters, word = layer_parameters[first]
+                        parts.append((first, parameters, word, kept[key]))
+                    task = _Task(index, block, tile, chunk_load, parts, None)
+                    if geometry.layer.residual:
+                        task.residual = _ResidualLoad(task)
+                        self._residual_loads.append(task.residual)
+                    following = chunk.tiles[position + 1] if position + 1 < len(chunk.tiles) else None
+                    task.next_tile = following if following and following.back else None
+                    self._tasks.append(task)
+
+    def _parameter_pieces(self, geometry, offsets, tiles):
+        """First output channel of an array load → its parameters' load and the first word in it."""
+        words, limit = geometry.blocks * geometry.block // 4, self._config.parameter_words // 4
+        step = max(geometry.block // 4, limit // (geometry.block // 4) * (geometry.block // 4))
+        result = {}
+        for first_word in range(0, words, step):
+            count = min(step, words - first_word)
+            firsts = [c for block in range(geometry.blocks) for c in geometry.parts(block) if first_word <= c // 4 < first_word + count]
+            load = _Load(offsets.parameters + 32 * first_word, count, tiles * len(firsts))
+            self._parameter_loads.append(load)
+            result |= {c: (load, c // 4 - first_word) for c in firsts}
+        return result
+
+    def _weight_pieces(self, geometry, offsets, first, uses, fine):
+        result, offset = [], offsets.weights[first]
+        for piece in pieces(geometry, first, fine):
+            words = piece.words * piece.rows * geometry.weight.shape[3] * self._config.block_words
+            load = _Load(offset, words, uses)
+            self._weight_loads.append(load)
+            result.append((piece, load))
+            offset += words * self._config.inputs
+        return result
+
+    def _map_loads(self, plan, chunk) -> Iterator[tuple]:
+        """(image, rows, words) in the order in which the first block's tiles and pieces need them."""
+        geometry = plan.geometry
+        ends = sorted({geometry.input_rows(tile.rows)[1] for tile in chunk.tiles} | {chunk.rows[1]})
+        strips = list(pairwise([chunk.rows[0], *[end for end in ends if end > chunk.rows[0]]]))
+        step = max(ceil(geometry.words / 4), 1)
+        for image in range(*chunk.images):
+            for strip in strips:
+                for word in range(0, geometry.words, step):
+                    yield image, strip, (word, min(word + step, geometry.words))
+
+    # ---- loads that run ahead ------------------------------------------------------------------------------------------------
+
+    def _run_ahead(self):
+        self._load_constants(self._parameter_loads, self._parameters, parameters=1)
+        self._load_constants(self._weight_loads, self._weights, parameters=0)
+        while self._residual_loads and self._load_residual(self._residual_loads[0]):
+            self._residual_loads.popleft()
+        while self._chunk_loads and self._load_chunk(self._chunk_loads[0]):
+            self._chunk_loads.popleft()
+
+    def _load_constants(self, loads, ring, parameters):
+        beats = 4 if parameters else self._lanes
+        while loads:
+            load = loads[0]
+            load.region = ring.allocate(load.words)
+            if load.region is None:
+                return
+            load.mark = self._schedule.emit(Opcode.LOAD_WEIGHTS, [load.region.after], base=Base.WEIGHTS, offset=load.offset // 8,
+                                            parameters=parameters, address=load.region.start, beats=load.words * beats)
+            loads.popleft()
+
+    def _load_chunk(self, load):
+        """Emit what can be of a chunk's loads; whether it is complete."""
+        geometry, chunk = self._plans[load.layer].geometry, load.chunk
+        images, rows, width = chunk.images[1] - chunk.images[0], chunk.rows[1] - chunk.rows[0], geometry.shape[2]
+        if load.region is None:
+            load.region = self._maps.allocate(geometry.words * images * rows * width)
+            if load.region is None:
+                return False
+        tensor = geometry.layer.input
+        place = self._placements[tensor]
+        while load.pending:
+            image, span, words = load.pending[0]
+            written = self._stored(tensor, (image, image + 1), span, None)
+            if written is None:
+                return False
+            first_plane = words[0] * self._lanes
+            mark = self._schedule.emit(
+                Opcode.LOAD_MAP, [load.region.after, *written], base=place.base,
+                offset=place.offset // 8 + ((image * geometry.planes + first_plane) * geometry.shape[1] + span[0]) * width,
+                address=load.region.start + (words[0] * images * rows + (image - chunk.images[0]) * rows + span[0] - chunk.rows[0]) * width,
+                pitch=images * rows * width, beats=(span[1] - span[0]) * width,
+                planes=min(words[1] * self._lanes, geometry.planes) - first_plane, plane_stride=geometry.shape[1] * width)
+            load.done.append((image, span, words, mark))
+            load.pending.popleft()
+        return True
+
+    def _load_residual(self, load):
+        """Emit the loads of a tile's summands, if they are in memory and the buffer has room."""
+        task = load.task
+        geometry, tile = self._plans[task.layer].geometry, task.tile
+        name = geometry.layer.residual.tensor
+        place = self._placements[name]
+        first_plane = task.block * geometry.block // PLANE
+        planes = min(geometry.block // PLANE, ceil(geometry.conv[0] / PLANE) - first_plane)
+        written = self._stored(name, tile.images, tile.rows, (first_plane, first_plane + planes))
+        if written is None:
+            return False
+        load.region = self._residuals.allocate(tile.pixels)
+        if load.region is None:
+            return False
+        _, height, width = geometry.conv
+        columns = tile.columns[1] - tile.columns[0]
+        whole = columns == width
+        address = load.region.start
+        for image in range(*tile.images):
+            for row in [tile.rows[0]] if whole else range(*tile.rows):
+                beats = columns * (tile.rows[1] - tile.rows[0]) if whole else columns
+                plane = image * ceil(geometry.conv[0] / PLANE) + first_plane
+                load.mark = self._schedule.emit(
+                    Opcode.LOAD_MAP, [load.region.after, *written], base=place.base, residual=1,
+                    offset=place.offset // 8 + (plane * height + row) * width + tile.columns[0],
+                    address=address % self._config.stage_pixels, pitch=0, beats=beats, planes=planes, plane_stride=height * width)
+                address += beats
+        return True
+
+    def _stored(self, tensor, images, rows, planes):
+        """Marks of the last store that images × rows × planes (None: all) of a tensor wait for; None while it is still to come."""
+        if tensor not in self._written:
+            return [] if tensor in self._network.inputs else None
+        channels, height, _ = self._network.tensors[tensor].shape
+        missing, last = (images[1] - images[0]) * (rows[1] - rows[0]), None
+        planes = planes or (0, ceil(channels / PLANE))
+        needed = missing * (planes[1] - planes[0]) * self._network.tensors[tensor].shape[2]
+        for (i0, i1), (r0, r1), (p0, p1), columns, mark in self._written[tensor]:
+            common = max(min(i1, images[1]) - max(i0, images[0]), 0) * max(min(r1, rows[1]) - max(r0, rows[0]), 0) * max(min(p1, planes[1]) - max(p0, planes[0]), 0)
+            if common:
+                needed -= common * columns
+                last = mark
+        return [last] if needed == 0 else None
+
+    # ---- tiles -----------------------------------------------------------------------------------------------------------------
+
+    def words(self) -> list[int]:
+        """The encoded program."""
+        self._run_ahead()
+        for index, task in enumerate(self._tasks):
+            self._emit_task(task)
+            if index + 1 == len(self._tasks) or self._tasks[index + 1].layer != task.layer:
+                self.stores.append(self._schedule.count(Unit.STORE))
+        return self._schedule.words()
+
+    def _emit_task(self, task):
+        geometry, tile = self._plans[task.layer].geometry, task.tile
+        region = self._stage(tile)
+        for first, parameters, word, weights in task.parts:
+            compute = self._emit_computes(task, geometry, weights)
+            self._drains.append(self._emit_drain(task, geometry, first, parameters, word, compute, region))
+            self._run_ahead()
+        task.chunk.tiles -= 1
+        if task.chunk.tiles == 0:
+            task.chunk.region.last_reader = compute
+        if task.residual:
+            task.residual.region.last_reader = self._drains[-1]
+        store = self._emit_stores(task, geometry, region)
+        self._release_staging(task, store)
+        self._run_ahead()
+
+    def _stage(self, tile):
+        region = self._staging.allocate(tile.pixels)
+        assert region is not None, "the staging buffer is planned for two tiles"
+        self._staged.append((tile, region))
+        return region
+
+    def _emit_computes(self, task, geometry, weights):
+        layer, tile, chunk = geometry.layer, task.tile, task.chunk.chunk
+        (stride_y, stride_x), (dilation_y, dilation_x), (_, height, width) = geometry.stride, geometry.dilation, geometry.shape
+        images, rows, columns = tile.images[1] - tile.images[0], tile.rows[1] - tile.rows[0], tile.columns[1] - tile.columns[0]
+        run_images = max(images, ceil(self._config.min_pixels / (rows * columns)))  # more images than there are: sums nobody reads
+        chunk_rows = chunk.rows[1] - chunk.rows[0]
+        image_stride, word_stride = chunk_rows * width, (chunk.images[1] - chunk.images[0]) * chunk_rows * width
+        row_back = (columns - 1) * stride_x
+        image_back = row_back + (rows - 1) * stride_y * width
+        run_back = image_back + (run_images - 1) * image_stride
+        kernel_x = geometry.weight.shape[3]
+        kernel_back = run_back + (kernel_x - 1) * dilation_x
+        bank_free = self._drains[-2] if len(self._drains) >= 2 else None
+        mark = None
+        for position, (piece, load) in enumerate(weights):
+            assert load.mark is not None, "weights are loaded before their tile"
+            self._schedule.setup(Opcode.COMPUTE_STRIDES, **{name: value % (1 << 14) for name, value in {
+                "column": stride_x, "row": stride_y * width - row_back, "image": image_stride - image_back, "kernel_column": dilation_x - run_back,
+                "kernel_row": dilation_y * width - kernel_back, "channels": word_stride - kernel_back - (piece.rows - 1) * dilation_y * width}.items()})
+            self._schedule.setup(
+                Opcode.COMPUTE_WINDOW, width=width, height=height, stride_x=stride_x, stride_y=stride_y, dilation_x=dilation_x, dilation_y=dilation_y,
+                last_column=columns - 1, last_row=rows - 1, last_image=run_images - 1, last_kernel_column=kernel_x - 1, last_kernel_row=piece.rows - 1,
+                zero_point=self._network.tensors[layer.input].zero_point)
+            y = tile.rows[0] * stride_y - geometry.padding[0] + piece.row * dilation_y
+            x = tile.columns[0] * stride_x - geometry.padding[1]
+            address = task.chunk.region.start + piece.word * word_stride + (tile.images[0] - chunk.images[0]) * image_stride + (y - chunk.rows[0]) * width + x
+            mark = self._schedule.emit(
+                Opcode.COMPUTE, [load.mark, self._loaded(task, geometry, piece), bank_free if position == 0 else None],
+                address=address % (1 << 14), weights=load.region.start, last_channels=piece.words - 1, x=x, y=y,
+                clear=position == 0, complete=position == len(weights) - 1)
+            load.use(mark)
+            if load.uses == 0:
+                self._run_ahead()
+        return mark
+
+    def _loaded(self, task, geometry, piece):
+        """The last map load that a piece of a tile waits for."""
+        rows = geometry.input_rows(task.tile.rows)
+        last = None
+        missing = (task.tile.images[1] - task.tile.images[0]) * (rows[1] - rows[0]) * piece.words
+        for image, span, words, mark in task.chunk.done:
+            common = max(min(span[1], rows[1]) - max(span[0], rows[0]), 0) * max(min(words[1], piece.word + piece.words) - max(words[0], piece.word), 0)
+            if common and task.tile.images[0] <= image < task.tile.images[1]:
+                last = mark
+                missing -= common
+        assert missing == 0, "maps are loaded before their tile"
+        return last
+
+    def _emit_drain(self, task, geometry, first, parameters, word, compute, region):
+        layer, residual, tile = geometry.layer, geometry.layer.residual, task.tile
+        values = {}
+        if residual:
+            assert task.residual.mark is not None, "residuals are loaded before their tile"
+            values = {"residual": 1, "residual_address": task.residual.region.start, "residual_zero_point": self._network.tensors[residual.tensor].zero_point,
+                      "residual_multiplier": residual.multiplier, "residual_shift": residual.shift}
+        mark = self._schedule.emit(
+            Opcode.DRAIN, [compute, parameters.mark, region.after, task.residual and task.residual.mark],
+            pixels=tile.pixels, address=region.start, group=(first - task.block * geometry.block) // self._config.drain_lanes,
+            parameters=parameters.region.start + word, zero_point=self._network.tensors[layer.output].zero_point, low=layer.low, high=layer.high, **values)
+        parameters.use(mark)
+        return mark
+
+    def _emit_stores(self, task, geometry, region):
+        pool, tile, place = geometry.layer.pool, task.tile, self._placements[geometry.layer.output]
+        channels, height, width = geometry.out
+        out_rows, out_columns = tile.out_rows[1] - tile.out_rows[0], tile.out_columns[1] - tile.out_columns[0]
+        if out_rows == 0:
+            return None
+        columns = tile.columns[1] - tile.columns[0]
+        staged_rows = tile.rows[1] - tile.rows[0] + tile.back
+        if pool:
+            window = {"kernel_y": pool.kernel[0], "kernel_x": pool.kernel[1], "stride_y": pool.stride[0], "stride_x": pool.stride[1],
+                      "y": tile.out_rows[0] * pool.stride[0] - pool.padding[0] - (tile.rows[0] - tile.back),
+                      "x": tile.out_columns[0] * pool.stride[1] - pool.padding[1] - tile.columns[0]}
+        else:
+            window = {"kernel_y": 1, "kernel_x": 1, "stride_y": 1, "stride_x": 1, "y": 0, "x": 0}
+        self._schedule.setup(Opcode.STORE_WINDOW, **window, width=columns, height=staged_rows, pitch=columns)
+        planes, block_planes = ceil(channels / PLANE), geometry.block // PLANE
+        first_plane = task.block * block_planes
+        last_plane = min(block_planes, planes - first_plane) - 1
+        mark = None
+        for image in range(*tile.images):
+            address = region.start - tile.back * columns + (image - tile.images[0]) * (tile.rows[1] - tile.rows[0]) * columns
+            mark = self._schedule.emit(
+                Opcode.STORE, [self._drains[-1]], base=place.base,
+                offset=place.offset // 8 + ((image * planes + first_plane) * height + tile.out_rows[0]) * width + tile.out_columns[0],
+                address=address % self._config.stage_pixels, plane=0, last_plane=last_plane, rows=out_rows, columns=out_columns,
+                plane_stride=height * width, row_stride=width)
+        self._written.setdefault(geometry.layer.output, []).append(
+            (tile.images, tile.out_rows, (first_plane, first_plane + last_plane + 1), out_columns, mark))
+        return mark
+
+    def _release_staging(self, task, store):
+        """Free what no later tile of the strip reaches back to."""
+        keep_from = task.next_tile.rows[0] - task.next_tile.back if task.next_tile else None
+        kept = []
+        for tile, region in self._staged:
+            if keep_from is not None and tile.rows[1] > keep_from:
+                kept.append((tile, region))
+            else:
+                region.last_reader = store or Mark(Unit.STORE, self._schedule.count(Unit.STORE) - 1)
+        self._staged = kept

@@ -1,0 +1,175 @@
+"""The instruction set executed in NumPy: what each instruction does, without its time.
+
+It stands between compiler and gateware: a program that gives golden's bytes here, in any order its tokens allow, is right, and gateware that
+differs is wrong. Units take instructions in order; which unit goes next is drawn at random, so a missing token shows.
+"""
+
+import random
+from collections import deque
+
+import numpy as np
+
+from ..hw import isa
+from ..hw.config import PLANE, AcceleratorConfig
+from ..hw.isa import EDGES, Base, Opcode, Unit
+from .golden import requantize, residual_term
+
+__all__ = ["Machine", "MachineError"]
+
+
+class MachineError(RuntimeError):
+    """A program the engine could not finish."""
+
+
+class Machine:
+    """On-chip buffers and units of an accelerator over `memory` (uint8), with base addresses in bytes.
+
+    Buffers begin with random bytes: nothing may rely on them.
+    """
+
+    def __init__(self, config: AcceleratorConfig, memory: np.ndarray, bases: "dict[Base, int]", seed: int = 0):
+        self.config, self.memory, self.bases = config, memory, bases
+        self._random = random.Random(seed)
+        junk = np.random.default_rng(seed)
+        self._maps = junk.integers(-128, 128, (1 << 14, config.inputs), np.int8)
+        self._weights = junk.integers(-127, 128, (config.weight_words, config.inputs), np.int8)
+        self._parameters = junk.integers(0, 256, (config.parameter_words, 32), np.uint8)
+        self._residuals = junk.integers(-128, 128, (2, config.stage_pixels, PLANE), np.int8)
+        self._staging = junk.integers(-128, 128, (2, config.stage_pixels, PLANE), np.int8)
+        self._sums = junk.integers(-1000, 1000, (2, config.tile_pixels, config.outputs), np.int64)
+        self._bank = self._drained = 0
+        self._strides = self._window = self._pool = None
+
+    def run(self, words: "list[int]", program_order: bool = False) -> None:
+        """Execute a program. Raises :exc:`MachineError` on a deadlock, an unknown instruction, or tokens on an edge that does not exist."""
+        queues = {unit: deque() for unit in Unit}
+        for index, word in enumerate(words):
+            try:
+                opcode, fields = isa.decode(word)
+            except ValueError:
+                raise MachineError(f"instruction {index}: unknown opcode {word & 15}") from None
+            if opcode is Opcode.END:
+                break
+            queues[isa.unit_of(opcode)].append((index, opcode, fields))
+        else:
+            raise MachineError("the program has no END")
+        tokens = dict.fromkeys(EDGES, 0)
+        while any(queues.values()):
+            ready = [unit for unit, queue in queues.items() if queue and all(tokens.get((u, unit), 0) for u in Unit if queue[0][2]["wait"] >> u & 1)]
+            if not ready:
+                heads = ", ".join(f"{unit.name} at {queue[0][0]}" for unit, queue in queues.items() if queue)
+                raise MachineError(f"deadlock: {heads}")
+            unit = min(ready, key=lambda u: queues[u][0][0]) if program_order else self._random.choice(ready)
+            _, opcode, fields = queues[unit].popleft()
+            for other in Unit:
+                if fields["wait"] >> other & 1:
+                    tokens[other, unit] -= 1
+            getattr(self, f"_{opcode.name.lower()}")(**fields)
+            for other in Unit:
+                if fields["post"] >> other & 1:
+                    if (unit, other) not in tokens:
+                        raise MachineError(f"no tokens go from {unit.name} to {other.name}")
+                    tokens[unit, other] += 1
+        if left := [edge for edge, count in tokens.items() if count]:
+            raise MachineError(f"tokens are left over from {left[0][0].name} to {left[0][1].name}")
+
+    def _beats(self, base, offset, count):
+        """`count` beats of memory, (count, 8) int8, to read or write."""
+        address = self.bases[Base(base)] + 8 * offset
+        if address + 8 * count > len(self.memory):
+            raise MachineError(f"address {address + 8 * count:#x} is outside the memory of {len(self.memory)} bytes")
+        return self.memory[address : address + 8 * count].view(np.int8).reshape(count, PLANE)
+
+    def _load_weights(self, base, offset, parameters, address, beats, **_):
+        target, width = (self._parameters.view(np.int8), 32) if parameters else (self._weights, self.config.inputs)
+        data = self._beats(base, offset, beats).reshape(-1, width)
+        target[(address + np.arange(len(data))) % len(target)] = data
+
+    def _load_map(self, base, offset, residual, address, pitch, beats, planes, plane_stride, **_):
+        for plane in range(planes):
+            data = self._beats(base, offset + plane * plane_stride, beats)
+            if residual:
+                self._residuals[plane & 1, (address + np.arange(beats)) % self.config.stage_pixels] = data
+            else:
+                group, lane = divmod(plane, self.config.inputs // PLANE)
+                self._maps[(address + group * pitch + np.arange(beats)) % (1 << 14), PLANE * lane : PLANE * (lane + 1)] = data
+
+    def _compute_strides(self, **fields):
+        self._strides = fields
+
+    def _compute_window(self, **fields):
+        self._window = fields
+
+    def _compute(self, address, weights, last_channels, x, y, clear, complete, **_):
+        strides, window, config = self._strides, self._window, self.config
+        counts = [window[f"last_{name}"] + 1 for name in ("image", "row", "column")]
+        image, row, column = (grid.reshape(-1) for grid in np.meshgrid(*map(np.arange, counts), indexing="ij"))
+        # The strides take back what the inner loops have added: undo that to address pixels directly.
+        row_step = strides["row"] + (counts[2] - 1) * strides["column"]
+        image_step = strides["image"] + (counts[1] - 1) * row_step + (counts[2] - 1) * strides["column"]
+        offsets = image * image_step + row * row_step + column * strides["column"]
+        pixels = len(offsets)
+        if not config.min_pixels <= pixels <= config.tile_pixels:
+            raise MachineError(f"a tile of {pixels} pixels; the config takes {config.min_pixels}…{config.tile_pixels}")
+        sums = self._sums[self._bank, :pixels]
+        if clear:
+            sums[:] = 0
+        for group in range(last_channels + 1):
+            for ky in range(window["last_kernel_row"] + 1):
+                for kx in range(window["last_kernel_column"] + 1):
+                    data = self._maps[(address + offsets) % (1 << 14)]
+                    ix = x + column * window["stride_x"] + kx * window["dilation_x"]
+                    iy = y + row * window["stride_y"] + ky * window["dilation_y"]
+                    outside = (ix < 0) | (ix >= window["width"]) | (iy < 0) | (iy >= window["height"])
+                    data = np.where(outside[:, None], np.int8(window["zero_point"]), data)
+                    sums += (data.astype(np.float32) @ self._block(weights).astype(np.float32)).astype(np.int64)
+                    weights += config.block_words
+                    last = "channels" if ky == window["last_kernel_row"] else "kernel_row"
+                    address += offsets[-1] + strides["kernel_column" if kx < window["last_kernel_column"] else last]
+        if complete:
+            self._bank ^= 1
+
+    def _block(self, weights):
+        """A block of weights, (inputs, outputs)."""
+        outputs, inputs = self.config.outputs, self.config.inputs
+        words = self._weights[(weights + np.arange(outputs)) % self.config.weight_words]
+        return words.reshape(outputs // 2, 2, inputs // 2, 2).transpose(2, 1, 0, 3).reshape(inputs, outputs)
+
+    def _drain(self, pixels, address, group, parameters, zero_point, low, high, residual, residual_address, residual_zero_point,
+               residual_multiplier, residual_shift, **_):
+        config = self.config
+        channels = group * config.drain_lanes + np.arange(config.outputs)
+        entries = channels % PLANE if config.outputs < PLANE else np.arange(config.outputs)
+        words = self._parameters[parameters + entries // 4 - (entries[0] // 4)]
+        lane, each = entries % 4, np.arange(config.outputs)
+        bias = words[:, :16].copy().view("<i4")[each, lane]
+        multiplier = words[:, 16:24].copy().view("<u2")[each, lane].astype(np.int64)
+        shift = words[:, 24:28][each, lane].astype(np.int64)
+        sums = self._sums[self._drained, :pixels] + bias
+        if np.abs(sums).max() >= 1 << 31:
+            raise MachineError("an accumulator overflows")
+        at = np.arange(pixels)[:, None]
+        r_term = 0
+        if residual:
+            codes = self._residuals[channels // PLANE, (residual_address + at) % config.stage_pixels, channels % PLANE]
+            r_term = residual_term(codes, residual_zero_point, residual_multiplier, residual_shift, shift)
+        codes = requantize(sums, multiplier, shift, zero_point, low, high, r_term)
+        self._staging[channels // PLANE, (address + at) % config.stage_pixels, channels % PLANE] = codes
+        self._drained ^= 1
+
+    def _store_window(self, **fields):
+        self._pool = fields
+
+    def _store(self, base, offset, address, plane, last_plane, rows, columns, plane_stride, row_stride, **_):
+        pool = self._pool
+        for index in range(last_plane + 1):
+            best = np.full((rows, columns, PLANE), -128, np.int8)
+            for ky in range(pool["kernel_y"]):
+                for kx in range(pool["kernel_x"]):
+                    iy = pool["y"] + np.arange(rows) * pool["stride_y"] + ky
+                    ix = pool["x"] + np.arange(columns) * pool["stride_x"] + kx
+                    inside = ((iy >= 0) & (iy < pool["height"]))[:, None] & ((ix >= 0) & (ix < pool["width"]))
+                    staged = self._staging[plane + index, (address + iy[:, None] * pool["pitch"] + ix) % self.config.stage_pixels]
+                    best = np.maximum(best, np.where(inside[:, :, None], staged, np.int8(-128)))
+            for row in range(rows):
+                self._beats(base, offset + index * plane_stride + row * row_stride, columns)[:] = best[row]
