@@ -13,7 +13,7 @@ from rich.table import Table
 
 from .errors import CelosiaError
 
-__all__ = ["app", "main"]
+__all__ = ["app", "call", "main"]
 
 app = typer.Typer(
     help="Trained PyTorch CNNs on FPGAs, with open tools.",
@@ -37,8 +37,13 @@ Calibrate = Annotated[list[Path] | None, typer.Option(help="Images to calibrate 
 
 def main(arguments: "list[str] | None" = None) -> None:
     """Entry point of the script `celosia`; ends by SystemExit."""
+    call(app, arguments)
+
+
+def call(function, *arguments):
+    """Call a function for the user: an error that is the user's ends the process with one sentence and exit code 2."""
     try:
-        app(arguments)
+        return function(*arguments)
     except Exception as error:
         if not _is_users(error):
             raise
@@ -85,8 +90,11 @@ def boards(as_json: Json = False) -> None:
     rows = listing()
     if as_json:
         return _emit({"configs": rows})
-    cells = [(row["config"], row["part"] or "simulated", row["array"], row["macs_per_cycle"], row["multipliers"], f"{(row['map_bytes'] + row['weight_bytes']) >> 10} KiB",
-              f"{row['memory_bytes'] >> 20} MiB {row['memory']}", f"{row['clock_mhz']:g} MHz", row["link"] or "") for row in rows]
+    cells = [
+        (row["config"], row["part"] or "simulated", row["array"], row["macs_per_cycle"], row["multipliers"],
+         f"{row['map_bytes'] + row['weight_bytes'] >> 10} KiB", f"{row['memory_bytes'] >> 20} MiB {row['memory']}", f"{row['clock_mhz']:g} MHz", row["link"] or "")
+        for row in rows
+    ]
     return _table(("config", "part", "array", "MAC/cycle", "multipliers", "buffers", "memory", "clock", "link"), cells)
 
 
@@ -109,16 +117,12 @@ def check(
         program = load_program(model, config, batch)
     else:
         chosen = get_config(config or DEFAULT_CONFIG)
-        program = compile_network(sketch(model, _shape(shape), weights=weights and str(weights), trust=trust), chosen, batch or 1)
+        program = compile_network(sketch(model, _shape(shape), weights=weights, trust=trust), chosen, batch or 1)
     report = {"model": model, "config": program.config.name, "batch": program.batch, **_estimate(program), "memory": memory_report(program)}
     if as_json:
         return _emit(report)
-    _table(("layer", "op", "on", "MACs", "cycles", "DRAM bytes"),
-           [(row["name"], row["op"], "accelerator", f"{row['macs']:,}", f"{row['cycles']:,}", f"{row['dram_bytes']:,}") for row in report["layers"]])
-    memory = report["memory"]
-    print(f"{len(report['layers'])} layers, {program.macs:,} MACs; memory {memory['bytes']:,} of {memory['available']:,} bytes; "
-          f"about {report['frames_per_second']:.4g} frames/s at {program.config.clock_mhz:g} MHz")
-    return None
+    _layers(report["layers"])
+    return print(f"all {len(report['layers'])} layers run on the accelerator; {_fit(report)}")
 
 
 @app.command()
@@ -134,7 +138,7 @@ def quantize(
     from .source import quantize_model
 
     with _progress(f"quantize {model}") as progress:
-        network = quantize_model(model, calibrate or (), weights=weights and str(weights), trust=trust, progress=progress)
+        network = quantize_model(model, calibrate or (), weights=weights, trust=trust, progress=progress)
     _write(network, output)
     report = {"model": model, "output": str(output), "layers": len(network.layers), "macs": network.macs, "bytes": output.stat().st_size}
     if as_json:
@@ -163,10 +167,8 @@ def compile(
     if as_json:
         return _emit(report)
     if explain:
-        _table(("layer", "op", "MACs", "cycles", "bound", "DRAM bytes"),
-               [(row["name"], row["op"], f"{row['macs']:,}", f"{row['cycles']:,}", f"{row['bound_cycles']:,}", f"{row['dram_bytes']:,}") for row in report["layers"]])
-    memory = report["memory"]
-    return print(f"{output}: {program.instructions:,} instructions, memory {memory['bytes']:,} of {memory['available']:,} bytes, about {report['frames_per_second']:.4g} frames/s")
+        _layers(report["layers"])
+    return print(f"{output}: {program.instructions:,} instructions; {_fit(report)}")
 
 
 @app.command()
@@ -202,7 +204,7 @@ def run(
     if report["cycles"]:
         print(f"{report['cycles']:,} cycles for {report['images']} images, {report['utilisation']:.1%} of the array used, "
               f"{report['frames_per_second']:.4g} frames/s at {report['clock_mhz']:g} MHz")
-        print("stalls: " + (", ".join(f"{name} {count:,}" for name, count in report["stalls"].items()) or "none"))
+        print(f"stalls: {_stalls(report)}")
     print(f"outputs sha256 {report['outputs_sha256']}")
     return None
 
@@ -235,8 +237,9 @@ def diff(
         print(f"{names[0]} and {names[1]} differ: {report['difference']['reason']}")
     else:
         found = report["difference"]
-        print(f"{names[0]} and {names[1]} differ first in layer {found['layer']}, image {found['image']}, channel {found['channel']}, pixel ({found['y']}, {found['x']}): "
-              f"{' and '.join(map(str, found['values'].values()))}; {found['different']:,} of {found['of']:,} values of that layer differ")
+        print(f"{names[0]} and {names[1]} differ first in layer {found['layer']}, image {found['image']}, channel {found['channel']}, "
+              f"pixel ({found['y']}, {found['x']}): {' and '.join(map(str, found['values'].values()))}; "
+              f"{found['different']:,} of {found['of']:,} values of that layer differ")
     raise typer.Exit(0 if report["equal"] else 1)
 
 
@@ -260,11 +263,8 @@ def bench(
         report = bench_report(model, opened, program, result, time.perf_counter() - start)
     if as_json:
         return _emit(report)
-    _table(("layer", "op", "MACs", "cycles", "bound", "DRAM bytes", "utilisation"),
-           [(row["name"], row["op"], f"{row['macs']:,}", f"{row['cycles']:,}", f"{row['bound_cycles']:,}", f"{row['dram_bytes']:,}", f"{row['utilisation'] or 0:.1%}")
-            for row in [*report["layers"], report["total"]]])
-    print(f"{report['frames_per_second']:.4g} frames/s at {report['clock_mhz']:g} MHz; stalls: {', '.join(f'{k} {v:,}' for k, v in report['stalls'].items()) or 'none'}")
-    return None
+    _layers([*report["layers"], report["total"]])
+    return print(f"{report['frames_per_second']:.4g} frames/s at {report['clock_mhz']:g} MHz; stalls: {_stalls(report)}")
 
 
 @app.command()
@@ -375,6 +375,26 @@ def _estimate(program):
     return {"layers": layers, "cycles": cycles, "macs": program.macs, "frames_per_second": program.batch * program.config.clock_mhz * 1e6 / cycles}
 
 
+def _layers(rows):
+    """A table of layers, or their total, with whatever figures they have."""
+    columns = {"name": "layer", "op": "op", "macs": "MACs", "cycles": "cycles", "bound_cycles": "bound", "dram_bytes": "DRAM bytes", "utilisation": "utilisation"}
+    columns = {key: title for key, title in columns.items() if key in rows[0]}
+
+    def cell(value):
+        return f"{value:.1%}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value or ""
+
+    _table(tuple(columns.values()), [[cell(row[key]) for key in columns] for row in rows])
+
+
+def _fit(report):
+    memory = report["memory"]
+    return f"memory {memory['bytes']:,} of {memory['available']:,} bytes; about {report['frames_per_second']:.4g} frames/s on {report['config']}"
+
+
+def _stalls(report):
+    return ", ".join(f"{name} {count:,}" for name, count in report["stalls"].items()) or "none"
+
+
 def _shape(text):
     if text is None:
         return None
@@ -409,7 +429,7 @@ def _table(columns, rows):
 
 @contextmanager
 def _progress(title):
-    """A callback for the parts that take time: (done, total) or an object with `step` and `steps`; shown where stderr is a terminal."""
+    """A callback for the parts that take time, shown where stderr is a terminal: (stage, count), or an object with `step` and `steps`."""
     if not _notes.is_terminal:
         yield None
         return
@@ -418,9 +438,11 @@ def _progress(title):
     with Progress(console=_notes, transient=True) as bar:
         task = bar.add_task(title, total=None)
 
-        def report(done, total=None):
-            done, total = (done.step, done.steps) if hasattr(done, "step") else (done, total)
-            bar.update(task, completed=done, total=total)
+        def report(state, count=None):
+            if isinstance(state, str):
+                bar.update(task, description=f"{title}: {state}", completed=count)
+            else:
+                bar.update(task, completed=state.step, total=state.steps)
 
         yield report
 

@@ -20,24 +20,22 @@ def evaluate_recipe(recipe, device: str = "float", *, weights=None, config=None,
     """Figures of a trained recipe on `device` ("float", "golden", "rtl") over its test data, and its targets for that device.
 
     The weights are those of `weights` (a state dict in safetensors), else those the zoo has of the recipe.
-    Raises :exc:`CelosiaError` if there are none, :exc:`celosia.models.data.DataError` if the data set is missing.
+    Raises :exc:`CelosiaError` if the zoo has no such network, :exc:`celosia.models.data.DataError` if the data set is missing.
     """
     name = next((name for name in zoo.names() if zoo.get(name).recipe == recipe.name), None)
-    if name is None and weights is None:
-        raise CelosiaError(f"recipe {recipe.name}: nothing trained comes with it; run `celosia train {recipe.name}` and give --weights")
+    if name is None:
+        raise CelosiaError(f"recipe {recipe.name}: the zoo has no network of it")
     if not data.available(recipe.data):
         raise CelosiaError(data.missing(recipe.data))
-    if weights is None:
-        module = zoo.get(name).build()
-    else:
-        module = source.with_weights(recipe.modules()["network"], weights)
+    from .trace import load_model
+
+    module = load_model(name, weights)
     figures = {"float": recipe.evaluate(module, limit)}
     if device != "float":
         if weights is None:
             network = source.load_network(name, progress)
         else:
-            calibration = data.preprocess(recipe.data)(data.sample(recipe.data).train_images)
-            network = source.quantize_module(module, calibration, recipe.name, progress)
+            network = source.quantize_model(name, weights=weights, progress=progress)
         with open_device(device, get_config(config or source.DEFAULT_CONFIG)) as opened:
             program = source.compile_network(network, opened.config, batch or _BATCH)
             figures["int8"] = recipe.evaluate(device_model(opened, program), limit)

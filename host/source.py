@@ -16,7 +16,7 @@ from ..models import zoo
 from . import images
 from .errors import CelosiaError
 
-__all__ = ["DEFAULT_CONFIG", "Samples", "compile_network", "inputs", "load_network", "load_program", "quantize_model", "quantize_module", "sketch", "with_weights"]
+__all__ = ["DEFAULT_CONFIG", "Samples", "compile_network", "inputs", "load_network", "load_program", "quantize_model", "quantize_module", "sketch"]
 
 DEFAULT_CONFIG = "ulx3s-85f"
 _CALIBRATION_BATCH = 16
@@ -69,48 +69,44 @@ def compile_network(network: Network, config: AcceleratorConfig, batch: int) -> 
     return compile(network, config, batch)
 
 
-def quantize_model(model: str, calibration: "Sequence[str | Path]" = (), *, weights: "str | None" = None, trust: bool = False,
+def quantize_model(model: str, calibration: "Sequence[str | Path]" = (), *, weights: "str | Path | None" = None, trust: bool = False,
                    progress: "Callable | None" = None) -> Network:
     """Quantize a MODEL that is not quantized yet, with the images in `calibration`; one of the zoo has its own.
 
     Raises :exc:`CelosiaError` for a model or images that cannot be used.
     """
-    if model.endswith((".celq", ".celp")):
-        raise CelosiaError(f"{model}: is quantized already")
-    if model in zoo.names() and weights is None:
-        entry = zoo.get(model)
-        preprocess = _preprocess(entry)
-        data = images.load(calibration, entry.input_shape, preprocess)[0] if calibration else np.asarray(entry.calibration_images())
-        return _describe(quantize_module(entry.build(), data, model, progress), entry)
+    module, entry = _float_model(model, weights, trust)
     if not calibration:
-        raise CelosiaError(f"{model}: needs images to calibrate with; give --calibrate DATA, a folder of images or an .npz file")
-    _expect_model(model)
-    if model in zoo.names():
-        entry = zoo.get(model)
-        module = with_weights(entry.build(), weights)
-        return _describe(quantize_module(module, images.load(calibration, entry.input_shape, _preprocess(entry))[0], model, progress), entry)
-    from .trace import load_model
-
-    module = load_model(model, weights, trust)
-    return quantize_module(module, _plain_images(calibration), Path(model.partition(":")[0]).stem, progress)
+        if entry is None:
+            raise CelosiaError(f"{model}: needs images to calibrate with; give --calibrate DATA, a folder of images or an .npz file")
+        return quantize_module(module, np.asarray(entry.calibration_images()), model, progress, entry)
+    data = images.load(calibration, entry.input_shape if entry else _shape(module), _preprocess(entry) if entry else {})[0]
+    return quantize_module(module, data, _name(model), progress, entry)
 
 
-def sketch(model: str, shape: "tuple[int, int, int] | None" = None, *, weights: "str | None" = None, trust: bool = False) -> Network:
-    """A quantized network of the right structure whose scales come from noise: enough to see what fits, useless to compute with."""
+def quantize_module(module, data: np.ndarray, name: str, progress: "Callable | None" = None, entry: "zoo.ZooEntry | None" = None) -> Network:
+    """Quantize a module or exported program with float32 images (N, C, H, W); classes and preprocessing are those of the zoo's `entry`."""
+    import torch
+
+    from .quantize import quantize
+
+    batches = [torch.from_numpy(np.array(data[first : first + _CALIBRATION_BATCH])) for first in range(0, len(data), _CALIBRATION_BATCH)]
+    return quantize(module, batches, name=name, progress=progress, classes=entry.classes if entry else (), preprocess=_preprocess(entry) if entry else {})
+
+
+def sketch(model: str, shape: "tuple[int, int, int] | None" = None, *, weights: "str | Path | None" = None, trust: bool = False) -> Network:
+    """A quantized network of the right structure whose scales come from noise: enough to see what fits, useless to compute with.
+
+    `shape` (C, H, W) is needed where neither the zoo nor a `.pt2` says it.
+    """
     if model.endswith((".celq", ".celp")):
         return load_network(model)
-    if model in zoo.names():
-        entry = zoo.get(model)
-        module, shape = entry.build(), entry.input_shape
-    else:
-        _expect_model(model)
-        if shape is None:
-            raise CelosiaError(f"{model}: the shape of its input is not known; give --shape C,H,W")
-        from .trace import load_model
-
-        module = load_model(model, weights, trust)
+    module, entry = _float_model(model, weights, trust)
+    shape = shape or (entry.input_shape if entry else _shape(module))
+    if shape is None:
+        raise CelosiaError(f"{model}: the shape of its input is not known; give --shape C,H,W")
     noise = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
-    return quantize_module(module, noise, Path(model.partition(":")[0]).stem, None)
+    return quantize_module(module, noise, _name(model))
 
 
 def inputs(model: str, network: Network, paths: "Sequence[str | Path]", count: int) -> Samples:
@@ -172,42 +168,28 @@ def _cache_key(name):
     return content.hexdigest()[:16]
 
 
-def quantize_module(module, data: np.ndarray, name: str, progress: "Callable | None" = None) -> Network:
-    """Quantize a module (or exported program) with float32 images (N, C, H, W)."""
-    import torch
+def _float_model(model, weights, trust):
+    """A module or exported program, and the zoo's entry if it is one of the zoo."""
+    if model.endswith((".celq", ".celp")):
+        raise CelosiaError(f"{model}: is quantized already")
+    _expect_model(model)
+    from .trace import load_model
 
-    from .quantize import quantize
-
-    batches = [torch.from_numpy(np.ascontiguousarray(data[first : first + _CALIBRATION_BATCH])) for first in range(0, len(data), _CALIBRATION_BATCH)]
-    return quantize(module, batches, name=name, progress=progress).network
+    return load_model(model, weights, trust), zoo.get(model) if model in zoo.names() else None
 
 
-def _describe(network, entry):
-    network.classes = list(entry.classes)
-    network.preprocess = _preprocess(entry)
-    return network
+def _shape(module):
+    """(C, H, W) of an exported program's input; None for a module."""
+    signature = getattr(module, "graph_signature", None)
+    if signature is None:
+        return None
+    [value] = [node.meta["val"] for node in module.graph.nodes if node.name == signature.user_inputs[0]]
+    return tuple(map(int, value.shape[1:])) if value.dim() == 4 else None
+
+
+def _name(model):
+    return model if model in zoo.names() else Path(model.partition(":")[0]).stem
 
 
 def _preprocess(entry):
     return {"size": list(entry.input_shape[1:]), "mean": list(entry.preprocess.mean), "std": list(entry.preprocess.std)}
-
-
-def with_weights(module, path: "str | Path"):
-    """The module in evaluation mode with the state dict of a safetensors file. Raises :exc:`CelosiaError` if it is missing or does not fit."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not Path(path).is_file():
-        raise CelosiaError(f"weights {path}: no such file")
-    try:
-        module.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise CelosiaError(f"weights {path}: are truncated or do not fit the model: {str(error).splitlines()[0]}") from None
-    return module.eval()
-
-
-def _plain_images(paths):
-    """Calibration images of a model about which nothing is known: only `.npz` files of float (N, C, H, W) say their own shape."""
-    if other := next((path for path in paths if Path(path).suffix != ".npz"), None):
-        raise CelosiaError(f"{other}: this model's input shape is not known; give --calibrate an .npz file of float images (N, C, H, W)")
-    return images.load(paths, None, {})[0]
