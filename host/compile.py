@@ -1,5 +1,7 @@
 """Network → Program: plan every layer, place tensors, pack weights, emit instructions."""
 
+from hashlib import sha256
+
 import numpy as np
 
 from ..hw.config import AcceleratorConfig, get_config
@@ -57,7 +59,14 @@ def _image(plans):
     for plan in plans:
         geometry = plan.geometry
         parameters = append(pack_parameters(geometry))
-        firsts = [first for block in range(geometry.blocks) for first in geometry.parts(block)]
-        offsets.append(WeightOffsets(parameters, {first: append(pack_weights(geometry, first)) for first in firsts}))
+        weights, known = {}, {}
+        for first in [first for block in range(geometry.blocks) for first in geometry.parts(block)]:
+            packed = pack_weights(geometry, first)
+            digest = sha256(packed).digest()
+            # Array loads of equal weights, such as those of average pooling, are stored once and loaded once.
+            if digest not in known:
+                known[digest] = append(packed)
+            weights[first] = known[digest]
+        offsets.append(WeightOffsets(parameters, weights))
         append(np.zeros(-end % 512, np.uint8))
     return np.concatenate(parts), offsets

@@ -34,7 +34,7 @@ class _Load:
 
     offset: int
     words: int
-    uses: int
+    uses: int = 0
     region: Region | None = None
     mark: Mark | None = None
 
@@ -118,10 +118,11 @@ class Emitter:
                 for position, tile in enumerate(chunk.tiles):
                     parts = []
                     for first in geometry.parts(block):
-                        key = (first, *{"layer": (), "chunk": (chunk,), "tile": (chunk, tile)}[plan.keep])
+                        key = {"layer": offsets.weights[first], "chunk": (first, chunk), "tile": (first, chunk, tile)}[plan.keep]
                         if key not in kept:
-                            uses = {"layer": tiles_of_layer, "chunk": len(chunk.tiles), "tile": 1}[plan.keep]
-                            kept[key] = self._weight_pieces(geometry, offsets, first, uses, fine=block == 0)
+                            kept[key] = self._weight_pieces(geometry, offsets, first, fine=block == 0)
+                        for _, load in kept[key]:
+                            load.uses += 1
                         parameters, word = layer_parameters[first]
                         parts.append((first, parameters, word, kept[key]))
                     task = _Task(index, block, tile, chunk_load, parts, None)
@@ -140,16 +141,16 @@ class Emitter:
         for first_word in range(0, words, step):
             count = min(step, words - first_word)
             firsts = [c for block in range(geometry.blocks) for c in geometry.parts(block) if first_word <= c // 4 < first_word + count]
-            load = _Load(offsets.parameters + 32 * first_word, count, tiles * len(firsts))
+            load = _Load(offsets.parameters + 32 * first_word, count, uses=tiles * len(firsts))
             self._parameter_loads.append(load)
             result |= {c: (load, c // 4 - first_word) for c in firsts}
         return result
 
-    def _weight_pieces(self, geometry, offsets, first, uses, fine):
+    def _weight_pieces(self, geometry, offsets, first, fine):
         result, offset = [], offsets.weights[first]
         for piece in pieces(geometry, first, fine):
             words = piece.words * piece.rows * geometry.weight.shape[3] * self._config.block_words
-            load = _Load(offset, words, uses)
+            load = _Load(offset, words)
             self._weight_loads.append(load)
             result.append((piece, load))
             offset += words * self._config.inputs

@@ -122,7 +122,10 @@ class Geometry:
 
     @property
     def weight_bytes(self) -> int:
-        return self.steps * self.config.macs
+        """Bytes of different weights: a depthwise layer of equal kernels, such as average pooling, repeats one array load (and a last, partial one)."""
+        kernel = self.weight.shape[2] * self.weight.shape[3]
+        repeats = self.layer.groups == self.conv[0] == self.shape[0] and (self.weight == self.weight[:1]).all()
+        return (min(self.steps, 2 * kernel) if repeats else self.steps) * self.config.macs
 
     def input_rows(self, rows: tuple[int, int]) -> tuple[int, int]:
         """Rows of the map, half-open and at least one, that convolution rows need."""
@@ -373,7 +376,7 @@ def _estimate(geometry, chunks):
     block_words = max(sum(b - a for a, b in (geometry.reduction(f) for f in geometry.parts(block))) for block in range(geometry.blocks)
                       ) * geometry.weight.shape[2] * geometry.weight.shape[3] * config.block_words
     tiles = sum(len(chunk.tiles) for chunk in chunks)
-    if geometry.steps * config.block_words <= config.weight_words // 4 * 3:
+    if geometry.weight_bytes // config.inputs <= config.weight_words // 4 * 3:
         keep, loads = "layer", 1
     elif block_words <= config.weight_words // 4 * 3:
         keep, loads = "chunk", len(chunks)
@@ -391,7 +394,8 @@ def _estimate(geometry, chunks):
     if layer.residual:
         moved += sum(tile.pixels for chunk in chunks for tile in chunk.tiles) * ceil(geometry.conv[0] / PLANE) * PLANE
     memory = ceil(moved * config.clock_mhz * 1e6 / MEMORY_RATE)
-    ideal = geometry.weight_bytes + geometry.batch * PLANE * (geometry.planes * geometry.shape[1] * geometry.shape[2] + ceil(geometry.out[0] / PLANE) * geometry.out[1] * geometry.out[2])
+    rows_read = min(geometry.shape[1], geometry.conv[1] * geometry.weight.shape[2])
+    ideal = geometry.weight_bytes + geometry.batch * PLANE * (geometry.planes * rows_read * geometry.shape[2] + ceil(geometry.out[0] / PLANE) * geometry.out[1] * geometry.out[2])
     if layer.residual:
         ideal += geometry.batch * ceil(geometry.conv[0] / PLANE) * PLANE * geometry.conv[1] * geometry.conv[2]
     bound = max(geometry.steps * geometry.batch * geometry.conv[1] * geometry.conv[2], ceil(ideal * config.clock_mhz * 1e6 / MEMORY_RATE))
