@@ -97,6 +97,9 @@ public:
     // `pause` of 256: probability that a ready or a beat is held back in a cycle, for tests.
     Memory(uint8_t* bytes, uint64_t size, Kind kind, unsigned pause, uint64_t seed) : bytes_(bytes), size_(size), kind_(kind), pause_(pause), random_(seed * 2 + 1) {}
 
+    // Forgets what is outstanding, keeps the bytes.
+    void reset() { *this = Memory(bytes_, size_, kind_, pause_, random_ / 2); }
+
     AxiPins pins;
     const char* violation = nullptr;  // what the manager did that AXI4 forbids
     uint64_t violation_address = 0;

@@ -1,0 +1,210 @@
+"""The device `rtl`: the compiled RTL itself, with a model of the board's memory."""
+
+import ctypes
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ..hw.config import AcceleratorConfig
+from ..hw.isa import Base, Unit, decode, unit_of
+from ..hw.program import Program, map_bytes, pack_map, unpack_map
+from ..hw.registers import MAGIC, VERSION, Command, ErrorCode, Register, Status
+from .device import DeviceError, RunResult, check_inputs
+from .verilate import BuildError, verilate
+
+__all__ = ["RtlDevice", "build"]
+
+#: Memory models of `sdram.hpp`: name → (kind, of 256 the probability of a pause).
+MEMORIES = {"ideal": (0, 0), "sdram": (1, 0), "ideal-pauses": (0, 96), "sdram-pauses": (1, 96)}
+#: Cycles without a retired instruction after which the engine gives up; the longest tile takes fewer.
+WATCHDOG_CYCLES = 1 << 22
+_COUNTERS = [register for register in Register if Register.CYCLES <= register <= Register.RETIRED_STORE]
+_BASES = {Base.WEIGHTS: Register.BASE_WEIGHTS, Base.MAPS: Register.BASE_MAPS, Base.INPUT: Register.BASE_INPUT, Base.OUTPUT: Register.BASE_OUTPUT}
+_ENDED, _CONTROL_STUCK, _BUS_VIOLATION = 1, 2, 3
+_SECONDS_A_CALL = 0.2
+
+
+def build(config: AcceleratorConfig, *, trace: bool = False) -> Path:
+    """The shared library of a configuration, from the cache if it is there. Raises :exc:`BuildError`."""
+    from ..hw.accelerator import Accelerator
+    from ..hw.build import to_verilog
+
+    return _build(to_verilog(Accelerator(config)), trace)
+
+
+def _build(verilog, trace):
+    folder = Path(__file__).parent
+    return verilate(verilog, sources=[folder / "rtl.cpp", folder / "sdram.hpp"], shared=True, optimize=("-O2", "-march=native"),
+                    options=("--trace-vcd",) if trace else (), runtime=("verilated_vcd_c.cpp",) if trace else ())
+
+
+class RtlDevice:
+    """Runs programs on the RTL of `config`, cycle by cycle; a context manager.
+
+    memory: "sdram" (the board's, with its costs), "ideal" (a beat a cycle), either with "-pauses" (random ones, from `seed`).
+    vcd: a file for the waveform of the cycles in `vcd_range`, counted from the opening; needs a build of its own and is slow.
+    progress: called about every 0.2 s with the cycles done and the cycles per second. verilog: other hardware with the same ports.
+    limit_cycles: after which a run is given up. Raises :exc:`DeviceError` if the device cannot be built or is not what `config` describes.
+    """
+
+    name = "rtl"
+
+    def __init__(self, config: AcceleratorConfig, memory: str = "sdram", *, vcd: "str | Path | None" = None, vcd_range: tuple[int, int] = (0, 1_000_000),
+                 progress: "Callable[[int, float], None] | None" = None, limit_cycles: int = 10**10, seed: int = 1, verilog: "str | None" = None):
+        if memory not in MEMORIES:
+            raise DeviceError(f"memory must be one of {', '.join(MEMORIES)}, not {memory!r}")
+        self.config = config
+        self._progress, self._limit = progress, limit_cycles
+        try:
+            path = _build(verilog, bool(vcd)) if verilog else build(config, trace=bool(vcd))
+        except BuildError as error:
+            raise DeviceError(f"the RTL of config {config.name} could not be built: {error}") from error
+        self._library = _load(path)
+        # Random, so that nobody relies on zeros.
+        self._memory = np.random.default_rng(seed).integers(0, 256, config.memory_bytes, np.uint8)
+        self._board = self._library.board_open(self._memory.ctypes.data, self._memory.nbytes, *MEMORIES[memory], seed)
+        self._resident = None
+        if vcd:
+            self._library.board_trace(self._board, str(vcd).encode(), *vcd_range)
+        self._reset()
+        for register, expected in [(Register.MAGIC, MAGIC), (Register.VERSION, VERSION), (Register.CONFIG, config.hash)]:
+            if (value := self._read(register)) != expected:
+                raise DeviceError(f"the device is not the RTL of config {config.name}: register {register.name} is {value:08x}, not {expected:08x}")
+
+    def __enter__(self) -> "RtlDevice":
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        """Free the simulator; the waveform is complete after it."""
+        if self._board:
+            self._library.board_close(self._board)
+            self._board = None
+
+    def run_program(self, program: Program, inputs: list[np.ndarray]) -> RunResult:
+        """Run a program on int8 codes (N, C, H, W), one array per input. The image is written only if it is not the last program's.
+
+        Raises :exc:`DeviceError` if inputs or memory do not fit, the engine reports an error, or it does not come to its end.
+        """
+        if self._board is None:
+            raise DeviceError("the device is closed")
+        program.check_config(self.config)
+        check_inputs(program, inputs)
+        bases = program.bases()
+        if bases[Base.OUTPUT] + program.sizes[Base.OUTPUT] > self.config.memory_bytes:
+            raise DeviceError(f"program {program.network.name} needs {program.memory_bytes} bytes of memory, config {self.config.name} has {self.config.memory_bytes}")
+        if self._resident is not program:
+            self._memory[bases[Base.WEIGHTS] :][: program.image.size] = program.image
+            self._resident = program
+        for placement, codes in zip(program.inputs, inputs):
+            tensor = program.network.tensors[placement.tensor]
+            folded = placement.fold.apply(codes, tensor.zero_point) if placement.fold else codes
+            packed = pack_map(folded).view(np.uint8).ravel()
+            self._memory[bases[placement.base] + placement.offset :][: packed.size] = packed
+        try:
+            layers = self._execute(program, bases)
+            counters = {register.name.lower(): self._read(register) for register in _COUNTERS}
+        except BaseException:
+            self._reset()
+            raise
+        cycles = counters.pop("cycles")
+        ends = [*layers[:-1], cycles]
+        return RunResult(outputs=[self._output(program, placement, bases) for placement in program.outputs], cycles=cycles,
+                         layers=[int(end - start) for start, end in zip([0, *ends], ends)], counters=counters)
+
+    def _output(self, program, placement, bases):
+        shape = program.network.tensors[placement.tensor].shape
+        start = bases[placement.base] + placement.offset
+        return unpack_map(self._memory[start : start + map_bytes(program.batch, shape)], program.batch, shape)
+
+    def _execute(self, program, bases):
+        """Start and wait; returns the cycle at the end of each layer."""
+        for base, register in _BASES.items():
+            self._write(register, bases[base])
+        self._write(Register.PROGRAM, bases[Base.WEIGHTS] + program.code_offset)
+        self._write(Register.INSTRUCTIONS, program.instructions)
+        self._write(Register.WATCHDOG, WATCHDOG_CYCLES)
+        marks = np.array(program.stores, np.uint32)
+        stamps = np.zeros(len(marks), np.uint64)
+        self._library.board_mark(self._board, marks.ctypes.data, len(marks), stamps.ctypes.data)
+        self._write(Register.COMMAND, Command.const({"start": 1}).as_bits())
+        self._wait(program)
+        status = Status.from_bits(self._read(Register.STATUS))
+        if status.error != ErrorCode.NONE:
+            raise DeviceError(f"program {program.network.name} stopped after {self._cycles()} cycles: {self._explain(program, status)}")
+        return stamps
+
+    def _wait(self, program):
+        """Clock until the engine is no longer busy; in pieces, so that Ctrl-C and progress get their turn."""
+        piece, begin = 50_000, time.perf_counter()
+        while True:
+            start, done = time.perf_counter(), self._cycles()
+            outcome = self._library.board_run(self._board, min(piece, max(self._limit - done, 1)), Register.STATUS)
+            now, cycles = time.perf_counter(), self._cycles()
+            if self._progress:
+                self._progress(cycles, cycles / (now - begin))
+            if outcome == _ENDED:
+                return
+            if outcome == _CONTROL_STUCK:
+                raise DeviceError(f"program {program.network.name}: the control port has not answered after {cycles} cycles")
+            if outcome == _BUS_VIOLATION:
+                address = ctypes.c_uint64()
+                what = self._library.board_violation(self._board, ctypes.byref(address)).decode()
+                raise DeviceError(f"program {program.network.name}: the engine has put {what} on its memory port, at address {address.value:#x} in cycle {cycles}")
+            if cycles >= self._limit:
+                retired = ", ".join(f"{unit.name} {self._read(Register[f'RETIRED_{unit.name}'])}" for unit in Unit)
+                raise DeviceError(f"program {program.network.name} has not ended within {cycles} cycles; instructions retired: {retired}")
+            piece = max(10_000, int((cycles - done) / max(now - start, 1e-6) * _SECONDS_A_CALL))
+
+    def _explain(self, program, status):
+        if status.error != ErrorCode.WATCHDOG:
+            return f"error {status.error.name} at instruction {self._read(Register.ERROR_INDEX)} of {program.instructions}"
+        if status.unit >= len(Unit):
+            return f"nothing retired for {WATCHDOG_CYCLES} cycles, fetching instructions is stuck"
+        unit = Unit(status.unit)
+        waits = " and ".join(u.name for u in Unit if status.waiting >> u & 1)
+        retired = self._read(Register[f"RETIRED_{unit.name}"])
+        own = [(index, *decode(word)) for index, word in enumerate(program.words()) if unit_of(decode(word)[0]) == unit]
+        where = "behind its last instruction"
+        if retired < len(own):
+            index, opcode, _ = own[retired]
+            where = f"near instruction {index} of {program.instructions}, {opcode.name}"
+        return f"nothing retired for {WATCHDOG_CYCLES} cycles, {unit.name} waits for {f'tokens of {waits}' if waits else 'its bus or its data'} {where}"
+
+    def _cycles(self):
+        return self._library.board_cycles(self._board)
+
+    def _reset(self):
+        self._library.board_reset(self._board)
+
+    def _read(self, register):
+        value = ctypes.c_uint32()
+        self._check(self._library.board_read(self._board, register, ctypes.byref(value)), "read", register)
+        return value.value
+
+    def _write(self, register, value):
+        self._check(self._library.board_write(self._board, register, value), "write", register)
+
+    def _check(self, response, what, register):
+        if response:
+            raise DeviceError(f"the control port {'has not answered' if response < 0 else 'has refused'} a {what} of register {register.name}")
+
+
+def _load(path):
+    library = ctypes.CDLL(str(path))
+    pointer, u32, u64 = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
+    signatures = {
+        "board_open": (pointer, [pointer, u64, ctypes.c_int, ctypes.c_uint, u64]), "board_close": (None, [pointer]), "board_reset": (None, [pointer]),
+        "board_read": (ctypes.c_int, [pointer, u32, pointer]), "board_write": (ctypes.c_int, [pointer, u32, u32]),
+        "board_mark": (None, [pointer, pointer, u32, pointer]), "board_run": (ctypes.c_int, [pointer, u64, u32]),
+        "board_cycles": (u64, [pointer]), "board_violation": (ctypes.c_char_p, [pointer, pointer]),
+        "board_trace": (None, [pointer, ctypes.c_char_p, u64, u64]),
+    }
+    for name, (result, arguments) in signatures.items():
+        if function := getattr(library, name, None):
+            function.restype, function.argtypes = result, arguments
+    return library
