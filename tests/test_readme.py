@@ -1,0 +1,44 @@
+"""README and docs say what is there: commands, files and figures."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from celosia.host.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def _commands():
+    """Commands in indented lines of the pages, without their comments."""
+    for page in PAGES:
+        for line in page.read_text().splitlines():
+            if line.startswith("    celosia "):
+                yield line.partition("#")[0].split()[1:]
+
+
+def test_tables_are_those_of_the_results():
+    subprocess.run([sys.executable, ROOT / "scripts" / "tables", "--check"], check=True)
+
+
+@pytest.mark.parametrize("words", list(_commands()), ids=" ".join)
+def test_commands_exist(words):
+    command = typer.main.get_command(app).commands[words[0]]
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("-")} <= options
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_changelog_names_every_command():
+    names = typer.main.get_command(app).commands
+    assert all(f"`{name}`" in (ROOT / "CHANGELOG.md").read_text() for name in names)
