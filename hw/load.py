@@ -33,7 +33,7 @@ class _Request(wiring.Component):
     """Turns planes into runs: one per cycle, the first three cycles after the planes were taken."""
 
     planes: In(stream.Signature(Planes))
-    bases: In(32).array(4)
+    bases: In(data.ArrayLayout(32, len(Base)))
     runs: Out(stream.Signature(Run))
     idle: Out(1)
 
@@ -72,7 +72,7 @@ class _Load(wiring.Component):
         self._instruction = instruction
         self._arrival = arrival
         super().__init__({
-            "instruction": In(Instructions), "control": Out(UnitControl()), "bases": In(32).array(4), "runs": Out(stream.Signature(Run)), "beats": In(Beats()),
+            "instruction": In(Instructions), "control": Out(UnitControl()), "bases": In(data.ArrayLayout(32, len(Base))), "runs": Out(stream.Signature(Run)), "beats": In(Beats()),
         } | {name: Out(write) for name, write in writes.items()})
 
     def elaborate(self, platform):
@@ -85,7 +85,7 @@ class _Load(wiring.Component):
             self.instruction.ready.eq(request.planes.ready & arrivals.i.ready),
             request.planes.valid.eq(self.instruction.valid & arrivals.i.ready),
             arrivals.i.valid.eq(self.instruction.valid & request.planes.ready),
-            *(request.bases[base].eq(self.bases[base]) for base in Base),
+            request.bases.eq(self.bases),
         ]
         fields = dict(iter(self._instruction.as_shape()))
         for name, _ in Planes.as_shape():

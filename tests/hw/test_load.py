@@ -68,8 +68,7 @@ async def memory(dut, latency, probability, runs):
 
 @cocotb.test()
 async def loads(dut):
-    for base in range(4):
-        getattr(dut, f"bases__{base}").value = BASES[base]
+    dut.bases.value = sum(address << 32 * base for base, address in enumerate(BASES))
     await reset(dut)
     values = parameters()
     generator = random.Random(values["inputs"])
