@@ -1,19 +1,15 @@
 """The command line. Reports go to stdout, logs and progress to stderr; a user's error is one sentence and exit code 2."""
 
-import json
-import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from .console import call, emit, progress_bar, table
 from .errors import CelosiaError
 
-__all__ = ["app", "call", "main"]
+__all__ = ["app", "main"]
 
 app = typer.Typer(
     help="Trained PyTorch CNNs on FPGAs, with open tools.",
@@ -22,7 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_notes = Console(stderr=True, highlight=False)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Model = Annotated[str, typer.Argument(help="A zoo name, a .pt2, .celq or .celp file, or module:factory (runs its code).")]
@@ -40,25 +35,6 @@ def main(arguments: "list[str] | None" = None) -> None:
     call(app, arguments)
 
 
-def call(function, *arguments):
-    """Call a function for the user: an error that is the user's ends the process with one sentence and exit code 2."""
-    try:
-        return function(*arguments)
-    except Exception as error:
-        if not _is_users(error):
-            raise
-        print(f"celosia: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _is_users(error):
-    """Every exception class that celosia defines is a sentence for the user; any other is a bug and keeps its traceback."""
-    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "torchvision", "torchao"):
-        error.args = (f"this needs {error.name}; pip install 'celosia[torch]'",)
-        return True
-    return type(error).__module__.startswith("celosia.") and isinstance(error, (ValueError, RuntimeError))
-
-
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Tools found, their versions, and the remedy for each that is missing."""
@@ -66,8 +42,8 @@ def doctor(as_json: Json = False) -> None:
 
     rows = examine()
     if as_json:
-        return _emit({"tools": rows})
-    return _table(("", "for", "", ""), [(row["name"], row["purpose"], row["version"] or "missing", row["remedy"] or "") for row in rows])
+        return emit({"tools": rows})
+    return table(("", "for", "", ""), [(row["name"], row["purpose"], row["version"] or "missing", row["remedy"] or "") for row in rows])
 
 
 @app.command()
@@ -78,8 +54,8 @@ def models(as_json: Json = False) -> None:
     rows = [{"name": name, "input_shape": list(zoo.get(name).input_shape), "classes": len(zoo.get(name).classes), "summary": zoo.get(name).summary}
             for name in zoo.names()]
     if as_json:
-        return _emit({"models": rows})
-    return _table(("model", "input", "classes", ""), [(row["name"], _by(row["input_shape"]), row["classes"], row["summary"]) for row in rows])
+        return emit({"models": rows})
+    return table(("model", "input", "classes", ""), [(row["name"], _by(row["input_shape"]), row["classes"], row["summary"]) for row in rows])
 
 
 @app.command()
@@ -89,13 +65,13 @@ def boards(as_json: Json = False) -> None:
 
     rows = listing()
     if as_json:
-        return _emit({"configs": rows})
+        return emit({"configs": rows})
     cells = [
         (row["config"], row["part"] or "simulated", row["array"], row["macs_per_cycle"], row["multipliers"],
          f"{row['map_bytes'] + row['weight_bytes'] >> 10} KiB", f"{row['memory_bytes'] >> 20} MiB {row['memory']}", f"{row['clock_mhz']:g} MHz", row["link"] or "")
         for row in rows
     ]
-    return _table(("config", "part", "array", "MAC/cycle", "multipliers", "buffers", "memory", "clock", "link"), cells)
+    return table(("config", "part", "array", "MAC/cycle", "multipliers", "buffers", "memory", "clock", "link"), cells)
 
 
 @app.command()
@@ -120,7 +96,7 @@ def check(
         program = compile_network(sketch(model, _shape(shape), weights=weights, trust=trust), chosen, batch or 1)
     report = {"model": model, "config": program.config.name, "batch": program.batch, **_estimate(program), "memory": memory_report(program)}
     if as_json:
-        return _emit(report)
+        return emit(report)
     _layers(report["layers"])
     return print(f"all {len(report['layers'])} layers run on the accelerator; {_fit(report)}")
 
@@ -137,12 +113,12 @@ def quantize(
     """A float model to int8, by calibration images."""
     from .source import quantize_model
 
-    with _progress(f"quantize {model}") as progress:
+    with progress_bar(f"quantize {model}") as progress:
         network = quantize_model(model, calibrate or (), weights=weights, trust=trust, progress=progress)
     _write(network, output)
     report = {"model": model, "output": str(output), "layers": len(network.layers), "macs": network.macs, "bytes": output.stat().st_size}
     if as_json:
-        return _emit(report)
+        return emit(report)
     return print(f"{output}: {report['layers']} layers, {report['macs']:,} MACs an image, {report['bytes']:,} bytes")
 
 
@@ -159,13 +135,13 @@ def compile(
     from .report import memory_report
     from .source import load_program
 
-    with _progress(f"compile {model}") as progress:
+    with progress_bar(f"compile {model}") as progress:
         program = load_program(model, config, batch, progress)
     _write(program, output)
     report = {"model": model, "output": str(output), "config": program.config.name, "batch": program.batch, "instructions": program.instructions,
               "memory": memory_report(program), **_estimate(program)}
     if as_json:
-        return _emit(report)
+        return emit(report)
     if explain:
         _layers(report["layers"])
     return print(f"{output}: {program.instructions:,} instructions; {_fit(report)}")
@@ -191,14 +167,14 @@ def run(
         raise CelosiaError(f"--vcd: device {device!r} has no waveform; give --device rtl")
     program, chosen = _program(model, config, batch)
     samples = load_inputs(model, program.network, inputs or (), program.batch)
-    with _open(device, chosen, vcd) as opened:
+    with progress_bar(f"run {model} on {device}") as progress, _open(device, chosen, progress, vcd) as opened:
         result = opened.run(program, samples.images)
     report = run_report(model, opened, program, result, samples.names)
     if output:
         captions = [row["class"] for row in report["predictions"]] or samples.names
         images.draw(output, samples.images, captions, program.network.preprocess)
     if as_json:
-        return _emit(report)
+        return emit(report)
     for row in report["predictions"]:
         print(f"{row['image']}: {row['class']}")
     if report["cycles"]:
@@ -228,9 +204,10 @@ def diff(
         raise CelosiaError(f"--devices must name two devices separated by a comma, not {devices!r}")
     program, _ = _program(model, config, batch)
     samples = load_inputs(model, program.network, inputs or (), program.batch)
-    report = compare(program.network, program, names, samples.images, compile_network)
+    with progress_bar(f"diff {model}") as progress:
+        report = compare(program.network, program, names, samples.images, compile_network, progress=progress)
     if as_json:
-        _emit(report)
+        emit(report)
     elif report["equal"]:
         print(f"{names[0]} and {names[1]} agree on every output byte of {len(samples.names)} images")
     elif report["difference"]["layer"] is None:
@@ -257,12 +234,12 @@ def bench(
 
     program, chosen = _program(model, config, batch)
     samples = load_inputs(model, program.network, (), program.batch)
-    with _open(device, chosen) as opened:
+    with progress_bar(f"bench {model} on {device}") as progress, _open(device, chosen, progress) as opened:
         start = time.perf_counter()
         result = opened.run(program, samples.images)
         report = bench_report(model, opened, program, result, time.perf_counter() - start)
     if as_json:
-        return _emit(report)
+        return emit(report)
     _layers([*report["layers"], report["total"]])
     return print(f"{report['frames_per_second']:.4g} frames/s at {report['clock_mhz']:g} MHz; stalls: {_stalls(report)}")
 
@@ -274,8 +251,8 @@ def recipes(as_json: Json = False) -> None:
 
     rows = [{"name": name, "summary": library.summary(name)} for name in library.names()]
     if as_json:
-        return _emit({"recipes": rows})
-    return _table(("recipe", ""), [tuple(row.values()) for row in rows])
+        return emit({"recipes": rows})
+    return table(("recipe", ""), [tuple(row.values()) for row in rows])
 
 
 @app.command()
@@ -290,10 +267,10 @@ def train(
     """Train a recipe."""
     found = _recipe(recipe)
     folder = output or Path("out") / recipe
-    with _progress(f"train {recipe}") as progress:
+    with progress_bar(f"train {recipe}") as progress:
         result = found.train(folder, smoke=smoke, resume=resume, seed=seed, progress=progress)
     if as_json:
-        return _emit(result)
+        return emit(result)
     return print(f"{folder}: " + ", ".join(f"{name} {value:.4g}" for name, value in result["figures"].items()))
 
 
@@ -310,10 +287,10 @@ def evaluate(
     """Measure a trained recipe on its test data, and check its targets. Exit code 1 if one is missed."""
     from .evaluate import evaluate_recipe
 
-    with _progress(f"eval {recipe}") as progress:
+    with progress_bar(f"eval {recipe}") as progress:
         report = evaluate_recipe(_recipe(recipe), device, weights=weights, config=config, batch=batch, limit=limit, progress=progress)
     if as_json:
-        _emit(report)
+        emit(report)
     else:
         print(", ".join(f"{name} {value:.4g}" for name, value in report["figures"].items()) + f" on {report['device']}")
         for target in report["targets"]:
@@ -335,9 +312,9 @@ def verify(
     rows = [{"recipe": name, "oracle": oracle, "holds": holds, "compared": compared}
             for name in (library.names() if everything else [recipe]) for oracle, holds, compared in _recipe(name).verify()]
     if as_json:
-        _emit({"oracles": rows})
+        emit({"oracles": rows})
     else:
-        _table(("recipe", "oracle", "", ""), [(row["recipe"], row["oracle"], "holds" if row["holds"] else "FAILS", row["compared"]) for row in rows])
+        table(("recipe", "oracle", "", ""), [(row["recipe"], row["oracle"], "holds" if row["holds"] else "FAILS", row["compared"]) for row in rows])
     raise typer.Exit(0 if all(row["holds"] for row in rows) else 1)
 
 
@@ -347,17 +324,17 @@ def _program(model, config, batch):
     from .source import load_program
 
     asked = get_config(config) if config else None
-    with _progress(f"prepare {model}") as progress:
+    with progress_bar(f"prepare {model}") as progress:
         program = load_program(model, config, batch, progress)
     chosen = asked or program.config
     program.check_config(chosen)
     return program, chosen
 
 
-def _open(name, config, vcd=None):
+def _open(name, config, progress, vcd=None):
     from .device import open_device
 
-    return open_device(name, config, **({"vcd": vcd} if vcd else {}))
+    return open_device(name, config, **({"vcd": vcd, "progress": progress} if name == "rtl" else {}))
 
 
 def _recipe(name):
@@ -383,7 +360,7 @@ def _layers(rows):
     def cell(value):
         return f"{value:.1%}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value or ""
 
-    _table(tuple(columns.values()), [[cell(row[key]) for key in columns] for row in rows])
+    table(tuple(columns.values()), [[cell(row[key]) for key in columns] for row in rows])
 
 
 def _fit(report):
@@ -414,37 +391,6 @@ def _write(item, path):
 
 def _by(shape):
     return "×".join(map(str, shape))
-
-
-def _emit(report):
-    print(json.dumps(report, ensure_ascii=False))
-
-
-def _table(columns, rows):
-    table = Table(*columns, box=None, pad_edge=False, show_header=any(columns))
-    for row in rows:
-        table.add_row(*map(str, row))
-    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
-
-
-@contextmanager
-def _progress(title):
-    """A callback for the parts that take time, shown where stderr is a terminal: (stage, count), or an object with `step` and `steps`."""
-    if not _notes.is_terminal:
-        yield None
-        return
-    from rich.progress import Progress
-
-    with Progress(console=_notes, transient=True) as bar:
-        task = bar.add_task(title, total=None)
-
-        def report(state, count=None):
-            if isinstance(state, str):
-                bar.update(task, description=f"{title}: {state}", completed=count)
-            else:
-                bar.update(task, completed=state.step, total=state.steps)
-
-        yield report
 
 
 if __name__ == "__main__":

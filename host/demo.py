@@ -17,6 +17,7 @@ import numpy as np
 from ..hw.config import get_config
 from ..models import data, zoo
 from . import images
+from .console import call, progress_bar
 from .device import open_device
 from .report import predictions, run_report
 from .source import compile_network, quantize_model
@@ -41,9 +42,10 @@ def main(arguments: "list[str] | None" = None) -> int:
     chosen, truth = sample[:BATCH], labels[:BATCH]
     with _step("golden", f"{BATCH} images"), open_device("golden", config) as device:
         expected = device.run(program, chosen)
-    with _step("rtl", f"{BATCH} images through the simulated hardware, after its first build"), open_device("rtl", config) as device:
-        result = device.run(program, chosen)
-        report = run_report(MODEL, device, program, result, [f"sample[{index}]" for index in range(BATCH)])
+    with _step("rtl", f"{BATCH} images through the simulated hardware, after its first build"), progress_bar("rtl") as progress:
+        with open_device("rtl", config, progress=progress) as device:
+            result = device.run(program, chosen)
+    report = run_report(MODEL, device, program, result, [f"sample[{index}]" for index in range(BATCH)])
 
     differing = sum(int((one != other).sum()) for one, other in zip(result.codes, expected.codes, strict=True))
     compared = sum(codes.size for codes in expected.codes)
@@ -100,6 +102,4 @@ class _step:
 
 
 if __name__ == "__main__":
-    from .cli import call
-
     sys.exit(call(main))

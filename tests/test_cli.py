@@ -260,7 +260,7 @@ def test_missing_calibration(refused, factory):
 @pytest.mark.parametrize("kind", ["celq", "celp", "png", "npz"])
 def test_truncated_file(refused, report, model, images, tmp_path, kind, part):
     report("compile", model, "--config", "tiny", "-o", "two.celp")
-    Image.effect_noise((8, 8), 50).save(tmp_path / "noise.png")
+    Image.effect_noise((64, 64), 50).save(tmp_path / "noise.png")
     file = tmp_path / {"celq": "two.celq", "celp": "two.celp", "png": "noise.png", "npz": "three.npz"}[kind]
     content = file.read_bytes()
     broken = f"broken.{kind}"

@@ -1,0 +1,69 @@
+"""What the command line and the demo share: reports on stdout, progress on stderr, a user's errors in one sentence."""
+
+import json
+import sys
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["call", "emit", "progress_bar", "table"]
+
+_notes = Console(stderr=True, highlight=False)
+
+
+def call(function, *arguments):
+    """Call a function for the user: an error that is the user's ends the process with one sentence and exit code 2."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        if not _is_users(error):
+            raise
+        print(f"celosia: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _is_users(error):
+    """Every exception class that celosia defines is a sentence for the user; any other is a bug and keeps its traceback."""
+    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "torchvision", "torchao"):
+        error.args = (f"this needs {error.name}; pip install 'celosia[torch]'",)
+        return True
+    return type(error).__module__.startswith("celosia.") and isinstance(error, (ValueError, RuntimeError))
+
+
+def emit(report: dict) -> None:
+    """The one JSON object on stdout."""
+    print(json.dumps(report, ensure_ascii=False))
+
+
+def table(columns, rows) -> None:
+    """A table on stdout; wide where stdout is no terminal."""
+    grid = Table(*columns, box=None, pad_edge=False, show_header=any(columns))
+    for row in rows:
+        grid.add_row(*map(str, row))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(grid)
+
+
+@contextmanager
+def progress_bar(title: str):
+    """A callback for what takes time, or None where stderr is no terminal.
+
+    It takes (stage, count) from the quantizer, (cycles, cycles per second) from the simulator, or a recipe's state with `step` and `steps`.
+    """
+    if not _notes.is_terminal:
+        yield None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=_notes, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+
+        def report(state, figure=None):
+            if isinstance(state, str):
+                bar.update(task, description=f"{title}: {state}", completed=figure)
+            elif isinstance(state, int):
+                bar.update(task, description=f"{title}: {state:,} cycles, {figure / 1e3:,.0f}k/s")
+            else:
+                bar.update(task, completed=state.step, total=state.steps)
+
+        yield report
