@@ -5,8 +5,27 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .operations import (ACTIVATIONS, ADD, AVERAGE_POOLS, CONV, LINEAR, MAX_POOL, PAD, RESHAPES, average_window, check, clip_bounds, image_shape,
-                         is_leaf_module, is_tensor, label, operation, refuse, tensor_users)
+from .errors import UnsupportedError
+from .operations import (
+    ACTIVATIONS,
+    ADD,
+    AVERAGE_POOLS,
+    CONV,
+    LINEAR,
+    MAX_POOL,
+    PAD,
+    RESHAPES,
+    average_window,
+    check,
+    clip_bounds,
+    image_shape,
+    is_leaf_module,
+    is_tensor,
+    label,
+    operation,
+    refuse,
+    tensor_users,
+)
 
 __all__ = ["Group", "Groups", "fuse"]
 
@@ -60,18 +79,21 @@ class _Fuser:
     def __init__(self, graph):
         self.order = {node: index for index, node in enumerate(graph.nodes)}
         self.claimed, self.names = set(), set()
+        self.maps = {}  # (C, H, W) of placeholders and of the groups' nodes
         groups, inputs, outputs = [], {}, []
         for node in graph.nodes:
             check(node)
             if node.op == "placeholder" and is_tensor(node):
                 if len(image_shape(node)) not in (1, 3):
                     raise refuse(node, f"of {len(image_shape(node)) + 1} dimensions is not supported", "use a model with (N, C, H, W) inputs")
-                inputs[node.name] = _map_shape(node)
+                self.maps[node] = inputs[node.name] = _map_shape(node)
             elif node.op == "output":
                 flat = torch.utils._pytree.tree_leaves(node.args)
                 outputs = [(self.source(value).name, image_shape(value)) for value in flat if is_tensor(value)]
                 if len(outputs) != len([value for value in flat if value is not None]):
-                    raise refuse(node, "holds something other than feature maps", "return tensors that depend on the input")
+                    raise UnsupportedError("the model's output holds something other than feature maps; return tensors that depend on the input")
+                if len(outputs) != len({name for name, _ in outputs}):
+                    raise UnsupportedError("the model's output holds one map twice; return it once")
             elif node not in self.claimed and is_tensor(node) and node.target not in RESHAPES and not self.absorbed(node):
                 groups.append(self.group(node))
         position = {node.name: index for node, index in self.order.items()}
@@ -87,27 +109,36 @@ class _Fuser:
             padding = _padding(node)
         if op in ("conv", "max_pool", "avg_pool", "pad"):
             self.expect_map(node, source)
-        values = {"name": self.name(node, op), "op": op, "node": node.name, "input": self.source(source).name, "padding": padding}
+        values = {"name": self.name(node), "op": op, "node": node.name, "input": self.source(source).name, "padding": padding}
         last, clip = node, (clip_bounds(node) if op == "clip" else (-math.inf, math.inf))
         if op == "avg_pool":
             values["window"] = average_window(node)
+        # A clip or a sum of flattened maps is one of the maps themselves.
+        shape = self.maps[self.source(source)] if op in ("add", "clip") else _map_shape(node)
         if op == "add":
-            values["residual"] = self.source(node.args[1]).name
+            values["residual"] = self.residual(node, node.args[1], shape)
         elif op in ("conv", "linear") and (add := self.sole_user(node)) is not None and add.target is ADD and self.carrier(add) is node:
             other = add.args[1] if add.args[0] is node else add.args[0]
-            values["residual"] = self.source(other).name
+            values["residual"] = self.residual(add, other, shape)
             self.claimed.add(add)
             last = add
         while op != "max_pool" and (user := self.sole_user(last)) is not None and user.target in ACTIVATIONS:
             clip = tuple(min(max(bound, low), high) for bound in clip for low, high in [clip_bounds(user)])
             self.claimed.add(user)
             last = user
+        self.maps[last] = shape
         output = last
         if op == "conv" and "residual" not in values and (user := self.sole_user(last)) is not None and user.target is MAX_POOL:
-            self.expect_map(user, last)
             self.claimed.add(user)
             values["pool"], output = user.name, user
-        return Group(**values, last=last.name, output=output.name, low=clip[0], high=clip[1], conv_shape=_map_shape(last), shape=_map_shape(output))
+            self.maps[user] = _map_shape(user)
+        return Group(**values, last=last.name, output=output.name, low=clip[0], high=clip[1], conv_shape=shape, shape=self.maps[output])
+
+    def residual(self, add, other, shape):
+        source = self.source(other)
+        if self.maps[source] != shape:
+            raise refuse(add, f"of maps {shape} and {self.maps[source]}, flattened differently, is not supported", "add them in one shape")
+        return source.name
 
     def carrier(self, add):
         """The convolution whose requantization takes the sum: of those that only this addition reads, the last."""
@@ -135,11 +166,11 @@ class _Fuser:
         return node
 
     def expect_map(self, node, source):
-        shape = _map_shape(self.source(source))
+        shape = self.maps[self.source(source)]
         if image_shape(source) != shape:
             raise refuse(node, f"of a map reshaped from {shape} to {image_shape(source)} is not supported", "leave out the reshaping")
 
-    def name(self, node, op):
+    def name(self, node):
         path, _ = label(node)
         name = path if path and is_leaf_module(node) else ".".join(filter(None, (path, operation(node))))
         unique, count = name, 1

@@ -69,26 +69,28 @@ class _Lowering:
 
     def layer(self, group, y):
         x, node = self.tensors[group.input], self.by_name[group.node]
-        weight, weight_scale, bias, geometry = getattr(self, f"_{group.op}")(group, node, x, y)
+        weight, weight_scale, bias = self._weights(group, node, x, y)
         arrays = _integers(group, weight, weight_scale, bias, x, y)
         residual = self._residual(group, self.tensors[group.residual], y, arrays["shift"]) if group.residual else None
-        pool = self._pool(self.by_name[group.pool], group.conv_shape, group.shape) if group.pool else geometry.pop("pool", None)
+        pool = _pool(self.by_name[group.pool], group.conv_shape, group.shape) if group.pool else None
+        if group.op == "max_pool":
+            pool = _pool(node, x.shape, y.shape)
         macs = math.prod(group.conv_shape) * math.prod(weight.shape[1:]) if group.op in ("conv", "linear") else 0
         low, high = (int(np.clip(round(np.clip(bound / y.scale, -1e6, 1e6)) + y.zero_point, -128, 127)) for bound in (group.low, group.high))
-        geometry["padding"] = tuple(a + b for a, b in zip(geometry.get("padding", (0, 0, 0, 0)), group.padding))
-        return Layer(name=group.name, op=group.op, input=x.name, output=y.name, **arrays, **geometry, low=low, high=high, residual=residual, pool=pool, macs=macs)
+        return Layer(name=group.name, op=group.op, input=x.name, output=y.name, **arrays, **_geometry(group, node, x),
+                     low=low, high=high, residual=residual, pool=pool, macs=macs)
 
-    # One method per operation: weights (int8), their real value per LSB (per channel), real bias (per channel), geometry.
-
-    def _conv(self, group, node, x, y):
-        weight, scale, bias = self._parameters(node)
-        top, left = pair(argument(node, "padding"))
-        return weight, scale, bias, {"stride": pair(argument(node, "stride")), "padding": (top, left, top, left),
-                                     "dilation": pair(argument(node, "dilation")), "groups": argument(node, "groups")}
-
-    def _linear(self, group, node, x, y):
-        weight, scale, bias = self._parameters(node)
-        return weight.reshape(-1, *x.shape), scale, bias, {}
+    def _weights(self, group, node, x, y):
+        """Weights (int8), what an LSB of them is worth (per channel), and the real bias (per channel)."""
+        if group.op == "conv":
+            return self._parameters(node)
+        if group.op == "linear":
+            weight, scale, bias = self._parameters(node)
+            return weight.reshape(-1, *x.shape), scale, bias
+        if group.op == "avg_pool":
+            kernel, _, _, divisor = group.window
+            return _depthwise(x, y, kernel, 1 / divisor)
+        return _depthwise(x, y, (1, 1), 1.0)
 
     def _parameters(self, node):
         dequantize = node.args[1]
@@ -102,25 +104,6 @@ class _Lowering:
             value = getattr(value, name)
         return value.detach().numpy()
 
-    def _avg_pool(self, group, node, x, y):
-        kernel, stride, (top, left), divisor = group.window
-        return *_depthwise(x, y, kernel, 1 / divisor), {"stride": stride, "padding": (top, left, top, left), "groups": x.shape[0]}
-
-    def _max_pool(self, group, node, x, y):
-        return *_depthwise(x, y, (1, 1), 1.0), {"groups": x.shape[0], "pool": self._pool(node, x.shape, group.shape)}
-
-    def _add(self, group, node, x, y):
-        return *_depthwise(x, y, (1, 1), 1.0), {"groups": x.shape[0]}
-
-    _clip = _pad = _add
-
-    def _pool(self, node, before, after):
-        kernel, padding = pair(argument(node, "kernel_size")), pair(argument(node, "padding"))
-        stride = pair(argument(node, "stride") or kernel)
-        # With ceil_mode the last window may reach further than the padding.
-        ends = [max(p, (out - 1) * s + k - size - p) for size, out, k, s, p in zip(before[1:], after[1:], kernel, stride, padding)]
-        return Pool(kernel=kernel, stride=stride, padding=(*padding, *ends))
-
     def _residual(self, group, tensor, y, shift):
         ratio, limit = tensor.scale / y.scale, int(shift.min())
         while limit >= 0 and round(ratio * 2**limit) >= 1 << 16:
@@ -128,6 +111,29 @@ class _Lowering:
         if limit < 0:
             raise CelosiaError(f"layer {group.name}: its residual's scale is {ratio:.3g} times its output's; calibrate with more varied images")
         return Residual(tensor=tensor.name, multiplier=round(ratio * 2**limit), shift=limit)
+
+
+def _geometry(group, node, x):
+    """Stride, padding, dilation and groups of the convolution."""
+    geometry = {"padding": group.padding}
+    if group.op == "conv":
+        geometry |= {"stride": pair(argument(node, "stride")), "dilation": pair(argument(node, "dilation")), "groups": argument(node, "groups")}
+        top, left = pair(argument(node, "padding"))
+    elif group.op == "avg_pool":
+        _, stride, (top, left), _ = group.window
+        geometry |= {"stride": stride, "groups": x.shape[0]}
+    else:
+        return geometry | {"groups": 1 if group.op == "linear" else x.shape[0]}
+    return geometry | {"padding": tuple(a + b for a, b in zip(group.padding, (top, left, top, left)))}
+
+
+def _pool(node, before, after):
+    """A max pooling from a map of shape `before` to one of shape `after`."""
+    kernel, padding = pair(argument(node, "kernel_size")), pair(argument(node, "padding"))
+    stride = pair(argument(node, "stride") or kernel)
+    # With ceil_mode the last window may reach further than the padding.
+    ends = [max(p, (out - 1) * s + k - size - p) for size, out, k, s, p in zip(before[1:], after[1:], kernel, stride, padding)]
+    return Pool(kernel=kernel, stride=stride, padding=(*padding, *ends))
 
 
 def _depthwise(x, y, kernel, factor):
@@ -162,5 +168,7 @@ def _integers(group: Group, weight, scale, bias, x, y):
     sums = weight.astype(np.int64).sum(axis=(1, 2, 3))
     integer_bias = np.round(bias / (x.scale * coarse)).astype(np.int64) - x.zero_point * sums
     if np.abs(integer_bias).max() >= 1 << 31:
-        raise CelosiaError(f"layer {group.name}: the bias of output channel {int(np.abs(integer_bias).argmax())} does not fit 32 bits; calibrate with more varied images")
-    return {"weight": np.ascontiguousarray(weight), "bias": integer_bias.astype(np.int32), "multiplier": np.array(multiplier, np.uint16), "shift": np.array(shift, np.uint8)}
+        channel = int(np.abs(integer_bias).argmax())
+        raise CelosiaError(f"layer {group.name}: the bias of output channel {channel} does not fit 32 bits; calibrate with more varied images")
+    return {"weight": np.ascontiguousarray(weight), "bias": integer_bias.astype(np.int32),
+            "multiplier": np.array(multiplier, np.uint16), "shift": np.array(shift, np.uint8)}

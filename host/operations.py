@@ -137,8 +137,8 @@ def check(node: torch.fx.Node) -> None:
             raise refuse(node)
         return
     value, source = node.meta["val"], node.args[0]
-    if node.target in (aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default):
-        return  # folded later
+    if node.target is aten.batch_norm.default:
+        return  # folded before the groups are made
     if node.target not in {CONV, LINEAR, ADD, MAX_POOL, PAD} | ACTIVATIONS | AVERAGE_POOLS | RESHAPES:
         raise refuse(node)
     if value.dtype != torch.float32:

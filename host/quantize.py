@@ -86,7 +86,7 @@ class EngineQuantizer(Quantizer):
         nodes = {node.name: node for node in model.graph.nodes}
         outputs = {name for name, _ in self.groups.outputs}
         for name in self.groups.inputs:
-            _annotation(nodes[name]).output_qspec = _activations(clip=name not in outputs)
+            _annotation(nodes[name]).output_qspec = _activations(clip=False)
         for group in self.groups.groups:
             _annotation(nodes[group.last]).output_qspec = _activations(clip=group.output not in outputs)
             if group.op in ("conv", "linear"):
@@ -132,7 +132,7 @@ def quantize(model: "torch.nn.Module | torch.export.ExportedProgram", calibratio
     Raises :exc:`CelosiaError` for NaN or infinite weights or images, images of a wrong shape or type, and
     :exc:`UnsupportedError` naming the first operation that the engine cannot run.
     """
-    progress = progress or (lambda stage, count: None)
+    progress = progress or (lambda *_: None)
     count = input_count(model)
     if isinstance(model, torch.nn.Module):
         check_finite(model)
@@ -149,7 +149,8 @@ def quantize(model: "torch.nn.Module | torch.export.ExportedProgram", calibratio
     with torch.no_grad():
         for index, inputs in enumerate(_chain(first, batches)):
             if [x.shape[1:] for x in inputs] != [x.shape[1:] for x in first]:
-                raise CelosiaError(f"calibration batch {index} has images of shape {tuple(inputs[0].shape[1:])}, the first had {tuple(first[0].shape[1:])}; resize them alike")
+                raise CelosiaError(f"calibration batch {index} has images of shape {tuple(inputs[0].shape[1:])}, "
+                                   f"the first had {tuple(first[0].shape[1:])}; resize them alike")
             for part in _parts(inputs, batch):
                 prepared(*part)
             progress("calibrate", index + 1)
@@ -206,4 +207,5 @@ def _check_ranges(prepared, groups):
     for node in prepared.graph.nodes:
         observer = getattr(prepared, node.target, None) if node.op == "call_module" else None
         if isinstance(observer, RangeObserver) and not math.isfinite(observer.low + observer.high):
-            raise CelosiaError(f"layer {layers.get(node.args[0].name, node.args[0].name)} computes a NaN or an infinity from the calibration images; check weights and images")
+            raise CelosiaError(f"layer {layers.get(node.args[0].name, node.args[0].name)} computes a NaN or an infinity from the calibration images; "
+                               "check weights and images")

@@ -15,7 +15,6 @@ _FUNCTIONAL = {aten.add_.Tensor: aten.add.Tensor, aten.relu_.default: aten.relu.
                aten.hardtanh_.default: aten.hardtanh.default, aten.clamp_.default: aten.clamp.default, aten.clamp_min_.default: aten.clamp_min.default,
                aten.clamp_max_.default: aten.clamp_max.default, aten.clip.default: aten.clamp.default, aten.clip_.default: aten.clamp.default,
                aten.constant_pad_nd.default: aten.pad.default}
-_BATCH_NORMS = {aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default}
 
 
 def simplify(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
@@ -35,7 +34,7 @@ def simplify(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
             _make_functional(node)
         if node.target is aten.conv2d.padding:
             _make_padding_explicit(graph, node)
-        if node.target in _BATCH_NORMS:
+        if node.target is aten.batch_norm.default:
             _make_foldable(module, node)
     for node in list(graph.nodes):
         if node.target in ACTIVATIONS:
@@ -84,7 +83,7 @@ def _make_padding_explicit(graph, node):
 def _make_foldable(module, node):
     """A batch norm that PT2E cannot fold into the operation before it becomes a depthwise 1×1 convolution."""
     graph, source = node.graph, node.args[0]
-    if node.target is aten.batch_norm.default and argument(node, "training"):
+    if argument(node, "training"):
         raise refuse(node, "that uses the batch's own statistics is not supported", "train it with track_running_stats=True")
     if source.op == "call_function" and source.target in (CONV, LINEAR) and len(tensor_users(source)) == 1:
         weight = source.args[1]

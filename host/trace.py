@@ -103,7 +103,8 @@ def load_exported(path: "str | Path", trust: bool = False) -> torch.export.Expor
     except CelosiaError:
         raise
     except Exception as error:
-        raise CelosiaError(f"{path}: is damaged or was made by another version of torch ({_first_line(error)}); export it again with torch {torch.__version__}") from None
+        raise CelosiaError(f"{path}: is damaged or was made by another version of torch ({_first_line(error)}); "
+                           f"export it again with torch {torch.__version__}") from None
     if (batch := fixed_batch(program)) is not None:
         logger.warning("%s: was exported with a fixed batch of %d and runs with that batch only; export it with torch.export.Dim.AUTO for any batch", path, batch)
     return program
@@ -144,7 +145,8 @@ def fixed_batch(program: "torch.export.ExportedProgram | torch.fx.GraphModule") 
     for node in program.graph.nodes:
         value = node.meta.get("val")
         if node.op == "placeholder" and isinstance(value, torch.Tensor) and value.dim() and (user_inputs is None or node.name in user_inputs):
-            return value.shape[0] if isinstance(value.shape[0], int) else None
+            size = str(value.shape[0])  # a symbol, or a number torch still holds in a symbol's place
+            return int(size) if size.isdigit() else None
     return None
 
 
@@ -169,10 +171,10 @@ def trace(model: "torch.nn.Module | torch.export.ExportedProgram", inputs: "tupl
     Raises :exc:`CelosiaError` if the model does not accept them, :exc:`UnsupportedError` if it cannot be exported.
     """
     if isinstance(model, torch.export.ExportedProgram):
-        for node in (node for node in model.graph.nodes if node.op == "placeholder" and node.name in model.graph_signature.user_inputs):
-            index = model.graph_signature.user_inputs.index(node.name)
-            if index < len(inputs) and tuple(node.meta["val"].shape[1:]) != tuple(inputs[index].shape[1:]):
-                raise CelosiaError(f"input {node.name} of the exported model has shape (N, {', '.join(map(str, node.meta['val'].shape[1:]))}), the batch {tuple(inputs[index].shape)}; "
+        values = {node.name: node.meta["val"] for node in model.graph.nodes if node.op == "placeholder"}
+        for name, given in zip(model.graph_signature.user_inputs, inputs):
+            if values[name].shape[1:] != given.shape[1:]:
+                raise CelosiaError(f"input {name} of the exported model takes images of shape {tuple(values[name].shape[1:])}, not {tuple(given.shape[1:])}; "
                                    "calibrate with images of the exported size")
         return model.module(check_guards=False)
     if model.training or any(module.training for module in model.modules()):

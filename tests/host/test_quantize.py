@@ -1,0 +1,267 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from celosia.host.errors import CelosiaError, UnsupportedError
+from celosia.host.quantize import QuantizedModel, RangeObserver, quantize
+from celosia.host.reference import compare, reference_outputs
+from celosia.hw.network import Network
+from celosia.sim import golden
+
+torch.set_num_threads(1)
+
+
+class Function(nn.Module):
+    """A module from a function of (its layers, x)."""
+
+    def __init__(self, function, **layers):
+        super().__init__()
+        self.layers = nn.ModuleDict(layers)
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self.layers, x)
+
+
+def conv(inputs, outputs, kernel=3, **options):
+    return nn.Conv2d(inputs, outputs, kernel, **{"padding": 0 if isinstance(kernel, tuple) else kernel // 2} | options)
+
+
+def normalized(channels):
+    norm = nn.BatchNorm2d(channels)
+    for value, low, high in ((norm.weight, -1.5, 1.5), (norm.bias, -1, 1), (norm.running_mean, -1, 1), (norm.running_var, 0.5, 2)):
+        nn.init.uniform_(value, low, high)
+    return norm
+
+
+def make(model, shape=(3, 16, 16), seed=0):
+    """The quantized model, checked, and a batch it was not calibrated with."""
+    generator = torch.Generator().manual_seed(seed)
+    qmodel = quantize(model, [torch.randn(8, *shape, generator=generator) for _ in range(2)])
+    return qmodel, torch.randn(3, *shape, generator=generator)
+
+
+MODELS = {
+    "conv_relu": (lambda: nn.Sequential(conv(3, 8), nn.ReLU()), ["conv"]),
+    "conv_bn_relu6": (lambda: nn.Sequential(conv(3, 8, bias=False), normalized(8), nn.ReLU6(inplace=True)), ["conv"]),
+    "clamp": (lambda: Function(lambda m, x: m.c(x).clamp(-0.3, 0.4), c=conv(3, 8)), ["conv"]),
+    "clamp_min": (lambda: Function(lambda m, x: F.hardtanh(m.c(x).clamp(min=-0.3), -1, 0.5), c=conv(3, 8)), ["conv"]),
+    "strided_dilated": (lambda: nn.Sequential(conv(3, 8, (3, 5), stride=(2, 1), dilation=(2, 1), padding=(1, 2))), ["conv"]),
+    "grouped_depthwise": (lambda: nn.Sequential(conv(3, 8), conv(8, 12, groups=4), conv(12, 12, groups=12), conv(12, 24, groups=12)), ["conv"] * 4),
+    "same_even": (lambda: nn.Sequential(conv(3, 8, 4, padding="same"), conv(8, 4, 3, padding="same")), ["conv"] * 2),
+    "asymmetric_pad": (lambda: nn.Sequential(nn.ZeroPad2d((0, 1, 2, 1)), conv(3, 8, stride=2, padding=1)), ["conv"]),
+    "constant_pad": (lambda: Function(lambda m, x: m.c(F.pad(x, (1, 1))), c=conv(3, 8, padding=0)), ["conv"]),
+    "pad_alone": (lambda: Function(lambda m, x: F.max_pool2d(F.pad(m.c(x), (1, 0, 0, 2)), 2), c=conv(3, 8)), ["conv", "pad", "max_pool"]),
+    "residual": (lambda: Function(lambda m, x: F.relu(m.b(F.relu(m.a(x))) + m.a2(x)), a=conv(3, 8), b=conv(8, 8), a2=conv(3, 8, 1)), ["conv"] * 3),
+    "residual_of_input": (lambda: Function(lambda m, x: m.a(x).add_(x), a=conv(3, 3)), ["conv"]),
+    "residual_clipped": (lambda: Function(lambda m, x: x + F.relu(m.a(x)), a=conv(3, 3)), ["conv", "add"]),
+    "residual_shared": (lambda: Function(lambda m, x: (lambda y: F.relu(y + x) + y)(m.a(x)), a=conv(3, 3)), ["conv", "add", "add"]),
+    "flat_clip_and_add": (lambda: Function(lambda m, x: (lambda y: m.f(F.relu(y) + y))(m.a(x).flatten(1)), a=conv(3, 4), f=nn.Linear(1024, 5)),
+                          ["conv", "clip", "add", "linear"]),
+    "twice": (lambda: Function(lambda m, x: (lambda y: y + y)(m.a(x)), a=conv(3, 8)), ["conv", "add"]),
+    "max_pool": (lambda: nn.Sequential(conv(3, 8), normalized(8), nn.ReLU(), nn.MaxPool2d(3, 2, 1)), ["conv"]),
+    "max_pool_ceil": (lambda: nn.Sequential(conv(3, 8, padding=0), nn.MaxPool2d(3, 2, ceil_mode=True)), ["conv"]),
+    "max_pool_then_relu": (lambda: nn.Sequential(conv(3, 8), nn.MaxPool2d(2), nn.ReLU()), ["conv"]),
+    "max_pool_alone": (lambda: nn.Sequential(nn.MaxPool2d(3, 1, 1), conv(3, 8)), ["max_pool", "conv"]),
+    "max_pool_shared": (lambda: Function(lambda m, x: (lambda y: (F.max_pool2d(y, 2), m.b(y)))(m.a(x)), a=conv(3, 8), b=conv(8, 4)), ["conv", "max_pool", "conv"]),
+    "clip_shared": (lambda: Function(lambda m, x: (lambda y: m.b(F.relu(y)) + y)(m.a(x)), a=conv(3, 8), b=conv(8, 8)), ["conv", "clip", "conv"]),
+    "avg_pool": (lambda: nn.Sequential(conv(3, 8), nn.AvgPool2d(3, 2), nn.ReLU()), ["conv", "avg_pool"]),
+    "avg_pool_padded": (lambda: nn.Sequential(conv(3, 8), nn.AvgPool2d((3, 2), (1, 2), (1, 0))), ["conv", "avg_pool"]),
+    "avg_pool_divisor": (lambda: nn.Sequential(conv(3, 8), nn.AvgPool2d(2, divisor_override=3)), ["conv", "avg_pool"]),
+    "adaptive": (lambda: nn.Sequential(conv(3, 8), nn.AdaptiveAvgPool2d((4, 2))), ["conv", "avg_pool"]),
+    "mean": (lambda: Function(lambda m, x: m.f(m.c(x).mean((-1, -2))), c=conv(3, 8), f=nn.Linear(8, 5)), ["conv", "avg_pool", "linear"]),
+    "classifier": (lambda: nn.Sequential(conv(3, 8), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(128, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(),
+                                         nn.Linear(16, 10)), ["conv", "linear", "linear"]),
+    "view": (lambda: Function(lambda m, x: m.f(m.c(x).contiguous().view(x.size(0), -1)), c=conv(3, 4), f=nn.Linear(1024, 5)), ["conv", "linear"]),
+    "batch_norm_first": (lambda: nn.Sequential(normalized(3), nn.ReLU(), conv(3, 8)), ["conv", "conv"]),
+    "batch_norm_shared": (lambda: Function(lambda m, x: (lambda y: m.n(y) + y)(m.c(x)), c=conv(3, 8), n=normalized(8)), ["conv", "conv"]),
+    "shared_weights": (lambda: Function(lambda m, x: m.c(F.relu(m.c(x))), c=conv(3, 3)), ["conv", "conv"]),
+    "two_outputs": (lambda: Function(lambda m, x: {"a": m.a(x), "b": m.b(x).flatten(1)}, a=conv(3, 8), b=conv(3, 2)), ["conv", "conv"]),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_layer_agrees_with_the_reference_and_outputs_with_the_model(name):
+    torch.manual_seed(1)
+    factory, ops = MODELS[name]
+    model = factory().eval()
+    qmodel, batch = make(model)
+    assert [layer.op for layer in qmodel.layers] == ops
+    assert max(record.max_lsb_error for record in compare(qmodel, batch)) <= 1
+    outputs = golden.execute(qmodel, [golden.quantize(batch.numpy(), qmodel.tensors[qmodel.inputs[0]])])
+    with torch.no_grad():
+        expected = torch.utils._pytree.tree_leaves(model(batch))
+    for output, codes, real in zip(qmodel.outputs, outputs, expected, strict=True):
+        tensor = qmodel.tensors[output]
+        got = golden.dequantize(codes, tensor).reshape(real.shape)
+        assert tuple(real.shape[1:]) == qmodel.output_shapes.get(output, tensor.shape)
+        noise = float(np.square(got - real.numpy()).mean())
+        assert 10 * math.log10(float(real.square().mean()) / noise) > 20
+
+
+def test_macs_and_names():
+    qmodel, _ = make(Function(lambda m, x: m.f(F.relu(m.a(x) + m.b(x)).flatten(1)), a=conv(3, 8), b=conv(3, 8, 1), f=nn.Linear(2048, 10)))
+    assert [(layer.name, layer.macs) for layer in qmodel.layers] == [("layers.a", 256 * 8 * 27), ("layers.b", 256 * 8 * 3), ("layers.f", 20480)]
+    assert qmodel.layers[1].residual.tensor == "layers.a"
+
+
+def test_a_perturbed_multiplier_fails_the_comparison():
+    qmodel, batch = make(nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 8)))
+    qmodel.layers[1].multiplier[3] = qmodel.layers[1].multiplier[3] * 0.97
+    assert [record.max_lsb_error <= 1 for record in compare(qmodel, batch)] == [True, False]
+
+
+def test_save_and_load(tmp_path):
+    qmodel, batch = make(nn.Sequential(conv(3, 8), nn.Flatten()))
+    qmodel.save(tmp_path / "x.celq")
+    for kind in (Network, QuantizedModel):
+        loaded = kind.load(tmp_path / "x.celq")
+        assert loaded.tensors == qmodel.tensors and np.array_equal(loaded.layers[0].weight, qmodel.layers[0].weight)
+    with pytest.raises(CelosiaError, match="has no reference graph"):
+        compare(loaded, batch)
+
+
+def test_the_same_network_twice():
+    networks = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        networks.append(make(nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 8)))[0].to_arrays())
+    (header, arrays), (other_header, other_arrays) = networks
+    assert header == other_header and all(np.array_equal(array, other_arrays[name]) for name, array in arrays.items())
+
+
+def test_two_inputs_and_progress():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = conv(3, 4), conv(2, 4)
+
+        def forward(self, x, y):
+            return self.a(x) + self.b(y)
+
+    seen = []
+    batches = [(torch.randn(2, 3, 8, 8), torch.randn(2, 2, 8, 8))] * 2
+    qmodel = quantize(Two(), batches, name="two", progress=lambda *step: seen.append(step))
+    assert qmodel.inputs == ["x", "y"] and qmodel.name == "two"
+    assert seen == [("export", 0), ("calibrate", 1), ("calibrate", 2), ("convert", 0)]
+    assert max(record.max_lsb_error for record in compare(qmodel, *batches[0])) <= 1
+
+
+def test_labels_beside_the_images_are_left_out_and_the_model_stays_as_it_is():
+    model = nn.Sequential(conv(1, 4), nn.BatchNorm2d(4), nn.Dropout())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    quantize(model, [(torch.randn(2, 1, 8, 8), torch.tensor([1, 2]))])
+    assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_one_image_a_batch_and_batches_of_different_sizes():
+    qmodel = quantize(nn.Sequential(conv(1, 4)), [torch.randn(n, 1, 8, 8) for n in (1, 3, 2)])
+    assert reference_outputs(qmodel, torch.randn(7, 1, 8, 8))[0].shape == (7, 4, 8, 8)
+
+
+@pytest.mark.parametrize("batches, message", [
+    ([], "there is no batch"),
+    ([torch.zeros(2, 3, 8, 8, dtype=torch.uint8)], "batch 0 is uint8; yield float32"),
+    ([torch.zeros(3, 8, 8)], r"batch 0 has shape \(3, 8, 8\)"),
+    ([torch.ones(1, 3, 8, 8), torch.full((1, 3, 8, 8), torch.nan)], "batch 1 holds a NaN"),
+    ([torch.ones(1, 3, 8, 8), torch.ones(1, 3, 9, 9)], r"batch 1 has images of shape \(3, 9, 9\), the first had \(3, 8, 8\)"),
+    (["picture.png"], "batch 0 is no tensor but str"),
+    ([torch.ones(1, 4, 8, 8)], r"Sequential does not accept a batch of shape \(2, 4, 8, 8\)"),
+    ([()], "batch 0 holds 0 tensors, the model takes 1"),
+])
+def test_calibration_that_cannot_be_used(batches, message):
+    with pytest.raises(CelosiaError, match=message):
+        quantize(nn.Sequential(conv(3, 4)), batches)
+
+
+def test_weights_that_are_not_finite_are_named():
+    model = nn.Sequential(conv(3, 4), conv(4, 4))
+    model[1].weight.data[0, 0, 0, 0] = torch.inf
+    with pytest.raises(CelosiaError, match=r"parameter 1\.weight holds a NaN or an infinity"):
+        quantize(model, [torch.ones(1, 3, 8, 8)])
+
+
+def test_overflow_in_the_float_model_is_named():
+    model = nn.Sequential(conv(3, 4), conv(4, 4))
+    for layer in model:
+        layer.weight.data.mul_(1e25)
+    with pytest.raises(CelosiaError, match="layer 1 computes a NaN or an infinity"):
+        quantize(model, [torch.ones(1, 3, 8, 8)])
+
+
+REFUSED = {
+    "Hardswish": (nn.Hardswish(), r"0 \(Hardswish\).*: hardswish is not supported; use ReLU or ReLU6"),
+    "sigmoid": (Function(lambda m, x: torch.sigmoid(x)), r"^0 \(Function\), .*test_quantize.py:\d+: sigmoid is not supported; drop it"),
+    "cat": (Function(lambda m, x: torch.cat([x, x], 1)), "cat is not supported; add the branches"),
+    "transposed": (nn.ConvTranspose2d(3, 4, 2), "conv_transpose2d is not supported"),
+    "interpolate": (Function(lambda m, x: F.interpolate(x, scale_factor=2)), "upsample_nearest2d is not supported"),
+    "conv3d": (Function(lambda m, x: m.c(x.unsqueeze(2)), c=nn.Conv3d(3, 4, 1)), r"layers.c \(Conv3d\).*conv3d is not supported"),
+    "softmax": (Function(lambda m, x: F.log_softmax(x.flatten(1), 1)), "log_softmax is not supported; drop it, the order"),
+    "pad_value": (Function(lambda m, x: F.pad(x, (1, 1), value=2.0)), r"pad with mode 'constant' and value 2.0 is not supported; pad with zeros"),
+    "pad_mode": (nn.ReflectionPad2d(1), "pad with mode 'reflect'"),
+    "crop": (Function(lambda m, x: F.pad(x, (-1, 0))), r"pad by \(-1, 0\) is not supported"),
+    "count_include_pad": (nn.AvgPool2d(3, 1, 1, count_include_pad=False), "count_include_pad=False is not supported; use count_include_pad=True"),
+    "ceil_mode": (nn.AvgPool2d(3, 2, ceil_mode=True), "avg_pool2d with ceil_mode cuts windows at the border of a 8×8 map; use ceil_mode=False"),
+    "adaptive": (nn.AdaptiveAvgPool2d(3), "8×8 map to 3×3 has windows of different sizes"),
+    "mean": (Function(lambda m, x: x.mean(1)), r"mean over dimensions \[1\] is not supported"),
+    "dilated_pool": (nn.MaxPool2d(2, dilation=2), r"max_pool2d with dilation \(2, 2\)"),
+    "indices": (nn.MaxPool2d(2, return_indices=True), "max_pool2d_with_indices is not supported"),
+    "add_constant": (Function(lambda m, x: x + 1), "add of maps of different shapes, or of a constant"),
+    "add_broadcast": (Function(lambda m, x: x + x.mean((2, 3), keepdim=True)), "add of maps of different shapes"),
+    "alpha": (Function(lambda m, x: torch.add(x, F.relu(x), alpha=2)), "add with alpha 2"),
+    "linear_on_map": (nn.Linear(8, 4), "linear of a tensor of 4 dimensions is not supported; flatten the map"),
+    "reshape": (Function(lambda m, x: F.relu(x.reshape(x.shape[0], 8, 3, 8))), r"reshape from \(3, 8, 8\) to \(8, 3, 8\)"),
+    "batch_reshape": (Function(lambda m, x: F.relu(x.reshape(-1, 8, 8))), "changes the batch dimension"),
+    "batch_statistics": (nn.BatchNorm2d(3, track_running_stats=False), "uses the batch's own statistics"),
+    "complex": (Function(lambda m, x: torch.fft.fft2(x).real), "is not supported"),
+    "control_flow": (Function(lambda m, x: x if x.sum() > 0 else -x), r"cannot be exported at .*test_quantize.py:\d+ .*; remove control flow"),
+    "fixed_batch": (Function(lambda m, x: F.relu(x.view(2, -1))), "its code fixes the batch to 2"),
+    "dropout": (Function(lambda m, x: F.dropout(x, 0.5)), "dropout is active in evaluation"),
+    "output_twice": (Function(lambda m, x: (lambda y: (y, y.flatten(1)))(F.relu(x))), "output holds one map twice"),
+    "output_constant": (Function(lambda m, x: (F.relu(x), 3)), "output holds something other than feature maps"),
+    "multiply": (Function(lambda m, x: x * F.relu(x)), "mul is not supported"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_run_is_refused_in_one_sentence(name):
+    module, message = REFUSED[name]
+    with pytest.raises(UnsupportedError, match=message) as caught:
+        quantize(nn.Sequential(module), [torch.randn(2, 3, 8, 8)])
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+def test_unused_input_is_refused():
+    class Ignoring(nn.Module):
+        def forward(self, x, y):
+            return F.relu(x)
+
+    with pytest.raises(CelosiaError, match="y is never used; remove it"):
+        quantize(Ignoring(), [(torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8))])
+
+
+def test_observer_of_zeros_and_of_one_sign():
+    observer = RangeObserver()
+    observer(torch.zeros(4))
+    assert [float(value) for value in observer.calculate_qparams()] == [1.0, -128.0]
+    observer = RangeObserver()
+    observer(-torch.rand(1000))
+    scale, zero_point = observer.calculate_qparams()
+    assert zero_point == 127 and 0 < scale <= 1 / 255
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["resnet18", "fashion-resnet"])
+def test_zoo_networks_agree_with_the_reference(name):
+    from celosia.models import zoo
+
+    entry = zoo.get(name)
+    qmodel = quantize(entry.build(), entry.calibration_images()[:16].split(8))
+    images = entry.sample_images()[0][:2]
+    assert max(record.max_lsb_error for record in compare(qmodel, images)) == 1
+    qmodel.layers[2].multiplier[:] = qmodel.layers[2].multiplier * 0.97
+    assert compare(qmodel, images)[2].max_lsb_error > 1
