@@ -167,7 +167,9 @@ class Network:
         if layer.residual:
             check(layer.residual.tensor in known, f"residual {layer.residual.tensor!r} is not computed before it")
             check(self.tensors[layer.residual.tensor].shape == (channels, *layer.conv_size(*x.shape[1:])), "residual and convolution differ in shape")
-            check(0 <= layer.residual.multiplier < 1 << 16 and 0 <= layer.residual.shift <= int(layer.shift.min()), "residual multiplier or shift is out of range")
+            # The sum must stay within the requantizer's 64 bits.
+            fits = 0 <= layer.residual.multiplier < 1 << 16 and int(layer.shift.max()) - 39 <= layer.residual.shift <= int(layer.shift.min())
+            check(fits, "residual multiplier or shift is out of range")
         # Σ|w|·128 + |bias + zp·Σw| bounds every partial sum: padding and codes lie in −128…127.
         weight = np.abs(layer.weight.astype(np.int64)).sum(axis=(1, 2, 3))
         worst = int((weight * 128 + np.abs(layer.bias.astype(np.int64))).max())

@@ -1,7 +1,7 @@
 """The instruction set executed in NumPy: what each instruction does, without its time.
 
 It stands between compiler and gateware: a program that gives golden's bytes here, in any order its tokens allow, is right, and gateware that
-differs is wrong. Units take instructions in order; which unit goes next is drawn at random, so a missing token shows.
+differs is wrong. Units take instructions in order; which unit goes next is drawn at random, some units lagging far behind, so a missing token shows.
 """
 
 import random
@@ -54,12 +54,13 @@ class Machine:
         else:
             raise MachineError("the program has no END")
         tokens = dict.fromkeys(EDGES, 0)
+        pace = {unit: self._random.random() ** 8 for unit in Unit}
         while any(queues.values()):
             ready = [unit for unit, queue in queues.items() if queue and all(tokens.get((u, unit), 0) for u in Unit if queue[0][2]["wait"] >> u & 1)]
             if not ready:
                 heads = ", ".join(f"{unit.name} at {queue[0][0]}" for unit, queue in queues.items() if queue)
                 raise MachineError(f"deadlock: {heads}")
-            unit = min(ready, key=lambda u: queues[u][0][0]) if program_order else self._random.choice(ready)
+            unit = min(ready, key=lambda u: queues[u][0][0]) if program_order else self._random.choices(ready, [pace[u] for u in ready])[0]
             _, opcode, fields = queues[unit].popleft()
             for other in Unit:
                 if fields["wait"] >> other & 1:

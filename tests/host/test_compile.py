@@ -1,0 +1,133 @@
+"""Compiled programs, executed instruction by instruction in every order their tokens allow, give golden's bytes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from celosia.host.compile import compile, plan_network
+from celosia.host.errors import CompileError
+from celosia.hw import isa
+from celosia.hw.config import CONFIGS, AcceleratorConfig, get_config
+from celosia.hw.isa import Base, Opcode, Unit
+from celosia.hw.network import Residual
+from celosia.hw.program import Program, ProgramError, pack_map, unpack_map
+from celosia.sim.golden import execute
+from celosia.sim.machine import Machine, MachineError
+from networks import network_of, random_codes, random_layer, random_network
+
+
+def run_on_machine(program, codes, seed, words=None):
+    """Output codes of a program executed by the instruction-level model, over memory and buffers full of junk."""
+    bases, network = program.bases(), program.network
+    memory = np.random.default_rng(seed).integers(0, 256, max(program.memory_bytes + (1 << 16), 1 << 20), np.uint8)
+    memory[bases[Base.WEIGHTS] : bases[Base.WEIGHTS] + len(program.image)] = program.image
+    for place in program.inputs:
+        folded = place.fold.apply(codes, network.tensors[place.tensor].zero_point) if place.fold else codes
+        data = pack_map(folded).reshape(-1).view(np.uint8)
+        memory[bases[place.base] + place.offset :][: len(data)] = data
+    Machine(program.config, memory, bases, seed).run(program.words() if words is None else words, program_order=seed == 0)
+    place = program.outputs[0]
+    shape = network.tensors[place.tensor].shape
+    size = program.batch * -(-shape[0] // 8) * 8 * shape[1] * shape[2]
+    return unpack_map(memory[bases[place.base] + place.offset :][:size], program.batch, shape)
+
+
+@pytest.mark.parametrize("config", ["tiny", "ulx3s-25f", "ulx3s-85f"])
+@pytest.mark.parametrize("seed", range(16))
+def test_random_networks(config, seed):
+    network, batch = random_network(seed, largest=16 if config == "tiny" else 40), 1 + seed % 3
+    program = compile(network, config, batch)
+    codes = random_codes(network, batch, seed)
+    for order in (0, seed + 1):
+        np.testing.assert_array_equal(run_on_machine(program, codes, order), execute(network, [codes])[0])
+
+
+def residual_network():
+    rng = np.random.default_rng(3)
+    shape = (16, 20, 20)
+    first = random_layer(rng, "a", "x", shape, 16, (3, 3), padding=(1, 1, 1, 1))
+    second = random_layer(rng, "b", "a", shape, 16, (3, 3), padding=(1, 1, 1, 1))
+    third = random_layer(rng, "c", "b", shape, 16, (3, 3), padding=(1, 1, 1, 1), residual=Residual(tensor="a", multiplier=40000, shift=15))
+    last = random_layer(rng, "d", "c", shape, 8, (1, 1))
+    return network_of([replace(layer, low=-128, high=127) for layer in (first, second, third, last)], shape, rng)
+
+
+def test_a_residual_sum_replaces_its_summand():
+    program = compile(residual_network(), "tiny")
+    assert program.sizes[Base.MAPS] == 2 * 6656, "a and c share one place of 6400 bytes, aligned to 512, b has the other"
+
+
+# Weights follow parameters in their queue, so what waits for weights has its parameters; and `tiny` holds all parameters of this network.
+@pytest.mark.parametrize("edge", [e for e in isa.EDGES if set(e) != {Unit.WEIGHT, Unit.DRAIN}], ids=lambda e: f"{e[0].name}-{e[1].name}")
+def test_every_kind_of_token_matters(edge):
+    """Without the tokens of one edge, some order gives wrong bytes: the order is drawn at random, and tokens are what restrains it."""
+    network = residual_network()
+    program, codes = compile(network, "tiny"), random_codes(network, 1, 1)
+    words = []
+    for word in program.words():
+        opcode, fields = isa.decode(word)
+        unit = isa.unit_of(opcode)
+        wait = [u for u in Unit if fields["wait"] >> u & 1 and (u, unit) != edge]
+        post = [u for u in Unit if fields["post"] >> u & 1 and (unit, u) != edge]
+        rest = {k: v for k, v in fields.items() if k not in ("opcode", "wait", "post")}
+        words.append(isa.encode(opcode, wait=wait, post=post, **rest))
+    want = execute(network, [codes])[0]
+    assert any((run_on_machine(program, codes, seed, words) != want).any() for seed in range(1, 6))
+
+
+def test_tokens_name_existing_edges_only():
+    program = compile(random_network(5), "tiny")
+    words = program.words()
+    words[-1:] = [isa.encode(Opcode.LOAD_WEIGHTS, post=[Unit.STORE], beats=4), words[-1]]
+    with pytest.raises(MachineError, match="no tokens go from WEIGHT to STORE"):
+        run_on_machine(program, random_codes(program.network, 1, 0), 0, words)
+
+
+def test_the_same_network_gives_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        compile(random_network(7), "ulx3s-25f", 2).save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_program_survives_its_file(tmp_path):
+    network = random_network(11)
+    program = compile(network, "tiny", 2)
+    program.save(tmp_path / "p.celp")
+    loaded, codes = Program.load(tmp_path / "p.celp"), random_codes(network, 2, 5)
+    np.testing.assert_array_equal(run_on_machine(loaded, codes, 0), execute(network, [codes])[0])
+    assert loaded.bases() == program.bases() and loaded.stores == program.stores
+    with pytest.raises(ProgramError, match="compile it with --config ulx3s-85f"):
+        loaded.check_config(get_config("ulx3s-85f"))
+
+
+def test_a_network_too_large_for_the_memory_names_the_bytes():
+    rng = np.random.default_rng(0)
+    network = network_of([random_layer(rng, "a", "x", (64, 40, 40), 64, (3, 3))], (64, 40, 40), rng)
+    small = AcceleratorConfig.from_json(CONFIGS["ulx3s-25f"].to_json() | {"name": "small", "memory_bytes": 1 << 16})
+    with pytest.raises(CompileError, match=r"network random: needs [\d,]+ bytes .* config 'small' has 65,536"):
+        compile(network, small)
+
+
+def test_a_row_too_large_for_the_scratchpad_names_the_layer():
+    rng = np.random.default_rng(0)
+    network = network_of([random_layer(rng, "wide", "x", (512, 9, 60), 8, (9, 3))], (512, 9, 60), rng)
+    with pytest.raises(CompileError, match="layer wide: one output row needs more than the 16384 bytes"):
+        compile(network, "tiny")
+
+
+@pytest.mark.parametrize("batch", [0, 2000, 1.5])
+def test_a_bad_batch_is_refused(batch):
+    with pytest.raises(CompileError, match="option batch: must be a whole number"):
+        compile(random_network(1), "tiny", batch)
+
+
+def test_tiles_fit_their_buffers():
+    for seed in range(30):
+        network, config = random_network(seed, largest=60), get_config(["ulx3s-25f", "ulx3s-85f"][seed % 2])
+        for plan in plan_network(network, config, 2):
+            _, height, width = plan.geometry.out
+            stored = np.zeros((2, height, width), np.int64)
+            for tile in (tile for chunk in plan.chunks for tile in chunk.tiles):
+                assert tile.pixels <= config.tile_pixels
+                stored[slice(*tile.images), slice(*tile.out_rows), slice(*tile.out_columns)] += 1
+            assert (stored == 1).all(), "every pixel is stored once"

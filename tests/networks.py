@@ -1,0 +1,69 @@
+"""Random quantized networks, for compiler, devices and hardware."""
+
+import random
+
+import numpy as np
+from celosia.hw.network import Layer, Network, Pool, Residual, Tensor
+
+
+def random_layer(rng: np.random.Generator, name: str, source: str, shape, outputs: int, kernel, *, op="conv", extreme=False, **attributes) -> Layer:
+    """A convolution on a map of `shape` whose weights, scales and clamp are random; its output is named as the layer.
+
+    `extreme`: weights and multipliers at the ends of their ranges.
+    """
+    groups = attributes.get("groups", 1)
+    weights = (outputs, shape[0] // groups, *kernel)
+    terms = weights[1] * kernel[0] * kernel[1]
+    weight = rng.choice([-127, 127], weights) if extreme else rng.integers(-127, 128, weights)
+    ratio = rng.uniform(0.5, 2, outputs) * 40 / (128 * 60 * np.sqrt(terms))
+    shift = np.floor(16 - np.log2(ratio)).astype(np.int64)
+    multiplier = np.clip(np.round(ratio * 2.0**shift), 1 << 15, (1 << 16) - 1)
+    low, high = sorted(rng.integers(-128, 128, 2)) if rng.random() < 0.3 else (-128, 127)
+    return Layer(name=name, op=op, input=source, output=name, weight=weight.astype(np.int8), bias=rng.integers(-5000, 5000, outputs).astype(np.int32),
+                 multiplier=multiplier.astype(np.uint16), shift=shift.astype(np.uint8), low=int(low), high=int(high), **attributes)
+
+
+def network_of(layers: list[Layer], shape, rng: np.random.Generator) -> Network:
+    """A verified network of layers of which the first reads `x` of `shape`; it puts out what the last layer computes. MACs are the array's."""
+    tensors = {"x": Tensor(name="x", shape=tuple(shape), scale=0.05, zero_point=int(rng.integers(-20, 20)))}
+    for layer in layers:
+        size = layer.output_size(*tensors[layer.input].shape[1:])
+        tensors[layer.output] = Tensor(name=layer.output, shape=(layer.weight.shape[0], *size), scale=0.05, zero_point=int(rng.integers(-30, 30)))
+    return Network(name="random", tensors=tensors, layers=layers, inputs=["x"], outputs=[layers[-1].output]).verify()
+
+
+def random_network(seed: int, most_layers: int = 4, largest: int = 40) -> Network:
+    """A chain with residuals: any kernel, stride, padding, dilation, grouping, pooling and clamp."""
+    rng, draw = np.random.default_rng(seed), random.Random(seed)
+    first = shape = (draw.choice([1, 3, 4, 8, 16, 20]), draw.randint(1, largest), draw.randint(1, largest))
+    source, layers, shapes = "x", [], {}
+    count = draw.randint(1, most_layers)
+    while len(layers) < count:
+        channels, *size = shape
+        kernel, padding = (draw.choice([1, 1, 2, 3, 3, 5, 7]), draw.choice([1, 3, 3, 5])), tuple(draw.randint(0, 3) for _ in range(4))
+        stride, dilation = (draw.choice([1, 1, 2, 3]), draw.choice([1, 1, 2])), (draw.choice([1, 1, 2]), draw.choice([1, 1, 3]))
+        conv = [(n + padding[axis] + padding[axis + 2] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1 for axis, n in enumerate(size)]
+        if min(conv) < 1:
+            continue
+        divisors = [n for n in range(1, channels + 1) if channels % n == 0]
+        groups = draw.choice([1, 1, channels, draw.choice(divisors)])
+        outputs = groups * draw.choice([1, 2]) if groups > 1 else draw.choice([1, 5, 8, 16, 17, 32, 50])
+        summands = [name for name, other in shapes.items() if other == (outputs, *conv)]
+        residual = Residual(tensor=draw.choice(summands), multiplier=draw.randint(1, 65535), shift=draw.randint(8, 16)) if summands and draw.random() < 0.8 else None
+        pool = Pool(kernel=(draw.choice([2, 3]), draw.choice([2, 3])), stride=(draw.choice([1, 2, 3]), draw.choice([1, 2])),
+                    padding=tuple(draw.randint(0, 1) for _ in range(4)))
+        if draw.random() < 0.6 or any(n + pool.padding[axis] + pool.padding[axis + 2] < pool.kernel[axis] for axis, n in enumerate(conv)):
+            pool = None
+        layer = random_layer(rng, f"layer{len(layers)}", source, shape, outputs, kernel, extreme=draw.random() < 0.2, stride=stride, padding=padding,
+                             dilation=dilation, groups=groups, residual=residual, pool=pool)
+        layers.append(layer)
+        source, shape = layer.output, (outputs, *layer.output_size(*size))
+        shapes[source] = shape
+    return network_of(layers, first, rng)
+
+
+def random_codes(network: Network, batch: int, seed: int) -> np.ndarray:
+    """Input codes, int8 (N, C, H, W), extremes among them."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(-128, 128, (batch, *network.tensors["x"].shape))
+    return np.where(rng.random(codes.shape) < 0.1, rng.choice([-128, 127], codes.shape), codes).astype(np.int8)
