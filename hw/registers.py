@@ -8,7 +8,7 @@ from amaranth.lib import data, enum
 
 from .isa import Unit
 
-__all__ = ["MAGIC", "VERSION", "WRITABLE", "Command", "ErrorCode", "Register", "Status"]
+__all__ = ["MAGIC", "VERSION", "WRITABLE", "Command", "ErrorCode", "Register", "Snapshot", "Status"]
 
 #: What `Register.MAGIC` reads: the bytes "CELO".
 MAGIC = int.from_bytes(b"CELO", "little")
@@ -25,7 +25,7 @@ class Register(enum.IntEnum, shape=12):
     BUILD = 0x00C              # identifies the bitstream; 0 in simulation
     COMMAND = 0x010            # write only: Command
     STATUS = 0x014             # Status
-    ERROR_INDEX = 0x018        # instruction of the program at which the dispatcher has found an error
+    ERROR_INDEX = 0x018        # instructions handed out; after OPCODE, EDGE and NO_END the index of the faulty one
     WATCHDOG = 0x01C           # cycles without a retired instruction after which a program is stopped; 0: never
     PROGRAM = 0x020            # byte address of the first instruction, a multiple of 16
     INSTRUCTIONS = 0x024       # number of instructions, END included
@@ -42,6 +42,7 @@ class Register(enum.IntEnum, shape=12):
     READ_BEATS = 0x058
     WRITE_BEATS = 0x05C
     SATURATED = 0x060          # codes that requantization has clamped, modulo 2^32
+    SNAPSHOT = 0x064           # Snapshot of the present cycle, after the program of its last one
     RETIRED_WEIGHT = 0x070     # instructions retired by each unit
     RETIRED_MAP = 0x074
     RETIRED_COMPUTE = 0x078
@@ -77,8 +78,15 @@ class Status(data.Struct):
     busy: unsigned(1)
     done: unsigned(1)
     error: ErrorCode
-    #: After WATCHDOG: the lowest unit whose next instruction waits for tokens, else the lowest busy one, else 7 (then fetching is stuck).
-    #: The instruction is the unit's RETIRED-th one, or one of the next few.
+    #: After WATCHDOG: the lowest unit that is busy without waiting for tokens, else the lowest that waits, else 7 (then fetching is stuck).
+    #: The instruction is the unit's RETIRED-th one, counted from 0, or the one after.
     unit: unsigned(3)
-    #: After WATCHDOG: bit u: it waits for a token of unit u. 0: for its own bus or data.
+    #: After WATCHDOG: bit u: that unit waits for a token of unit u. 0: for the bus or for data.
     waiting: unsigned(len(Unit))
+
+
+class Snapshot(data.Struct):
+    """What the units do: `waiting[u]` bit v: the next instruction of unit u waits for a token of unit v; `busy` bit u: unit u has work in flight."""
+
+    waiting: data.ArrayLayout(len(Unit), len(Unit))
+    busy: unsigned(len(Unit))

@@ -1,0 +1,198 @@
+"""The control port: registers, start and reset of the engine, watchdog, counters."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, enum, wiring
+from amaranth.lib.wiring import In, Out
+
+from .config import AcceleratorConfig
+from .interfaces import Axi4Lite
+from .isa import Base, Unit
+from .registers import MAGIC, VERSION, WRITABLE, Command, ErrorCode, Register, Snapshot, Status
+
+__all__ = ["Control", "EngineControl", "EngineState"]
+
+_SLVERR = 2
+#: Cycles of the engine's reset, then cycles until its start: copies of the reset signal may come later by less.
+_RESET_CYCLES = 4
+
+
+class _Phase(enum.IntEnum, shape=3):
+    IDLE = 0
+    SETTLE = 1  # the bus still owes answers
+    RESET = 2
+    START = 3
+    RUN = 4
+
+
+class EngineControl(wiring.Signature):
+    """What the control port tells the engine. `halt`: no further bursts to the bus."""
+
+    def __init__(self):
+        super().__init__({"reset": Out(1), "halt": Out(1), "start": Out(1), "program": Out(32), "length": Out(24), "bases": Out(data.ArrayLayout(32, len(Base)))})
+
+
+class EngineState(wiring.Signature):
+    """What the engine tells the control port. `idle`: the bus owes no answer; `retire` pulses per unit, `active` (a pixel taken), `read_beat`, `write_beat`,
+    `saturated` are counted. `pending` is the dispatcher's."""
+
+    def __init__(self):
+        super().__init__({
+            "done": Out(1), "error": Out(ErrorCode), "index": Out(24), "read_error": Out(1), "write_error": Out(1), "idle": Out(1),
+            "retire": Out(len(Unit)), "retired": Out(32).array(len(Unit)), "pending": Out(len(Unit)), "snapshot": Out(Snapshot),
+            "active": Out(1), "read_beat": Out(1), "write_beat": Out(1), "saturated": Out(3),
+        })
+
+
+class Control(wiring.Component):
+    """AXI4-Lite subordinate with the registers of `registers.Register`; a read is answered after two cycles, a write after one.
+
+    A start or reset first keeps bursts from the bus until all begun ones have been answered, then resets the engine: a bus that never answers keeps `Status.busy` set.
+    A program ends with END or with an error, after which the engine is kept from the bus until the next start or reset. `interrupt`: `Status.done` or an error.
+    """
+
+    def __init__(self, config: AcceleratorConfig, build: int = 0):
+        if not 0 <= build < 1 << 32:
+            raise ValueError(f"build must be in 0…2^32−1, not {build!r}")
+        self._config = config
+        self._build = build
+        super().__init__({"bus": In(Axi4Lite()), "interrupt": Out(1), "engine": Out(EngineControl()), "state": In(EngineState())})
+
+    def elaborate(self, platform):
+        m = Module()
+        self._settings = {register: Signal(32, name=register.name.lower()) for register in WRITABLE}
+        status = Signal(Status)
+        command = Signal(Command)  # accepted in this cycle
+        running = Signal()
+        self._run(m, status, command, running)
+        counters = self._count(m, command, running)
+        self._writes(m, status, command)
+        self._reads(m, {
+            Register.MAGIC: MAGIC, Register.VERSION: VERSION, Register.CONFIG: self._config.hash, Register.BUILD: self._build,
+            Register.STATUS: status, Register.ERROR_INDEX: self.state.index, **self._settings, **counters,
+            **{Register[f"RETIRED_{unit.name}"]: self.state.retired[unit] for unit in Unit},
+        })
+        m.d.comb += [
+            self.engine.program.eq(self._settings[Register.PROGRAM]),
+            self.engine.length.eq(self._settings[Register.INSTRUCTIONS]),
+            *(self.engine.bases[base].eq(self._settings[Register[f"BASE_{base.name}"]]) for base in Base),
+            self.interrupt.eq(status.done | (status.error != ErrorCode.NONE)),
+        ]
+        return m
+
+    def _run(self, m, status, command, running):
+        """A program's or a reset's way through the phases."""
+        engine, state = self.engine, self.state
+        expired = self._watch(m, running)
+        phase = Signal(_Phase)
+        to_start = Signal()
+        elapsed = Signal(range(2 * _RESET_CYCLES))
+        m.d.comb += [running.eq((phase == _Phase.START) | (phase == _Phase.RUN)), engine.halt.eq(~running), engine.start.eq(phase == _Phase.START)]
+        m.d.sync += engine.reset.eq((phase == _Phase.RESET) & (elapsed < _RESET_CYCLES))
+        with m.Switch(phase):
+            with m.Case(_Phase.SETTLE):
+                m.d.sync += elapsed.eq(0)
+                with m.If(state.idle):
+                    m.d.sync += phase.eq(_Phase.RESET)
+            with m.Case(_Phase.RESET):
+                m.d.sync += elapsed.eq(elapsed + 1)
+                with m.If(elapsed == 2 * _RESET_CYCLES - 1):
+                    m.d.sync += [phase.eq(Mux(to_start, _Phase.START, _Phase.IDLE)), status.busy.eq(to_start)]
+            with m.Case(_Phase.START):
+                m.d.sync += phase.eq(_Phase.RUN)
+            with m.Case(_Phase.RUN):
+                error = Signal(ErrorCode)
+                m.d.comb += error.eq(Mux(state.error, state.error, Mux(state.read_error, ErrorCode.READ, Mux(state.write_error, ErrorCode.WRITE,
+                                                                                                               Mux(expired, ErrorCode.WATCHDOG, ErrorCode.NONE)))))
+                with m.If(error | state.done):
+                    m.d.sync += [phase.eq(_Phase.IDLE), status.busy.eq(0), status.error.eq(error), status.done.eq(~error.any())]
+                with m.If(error == ErrorCode.WATCHDOG):
+                    self._name_stuck_unit(m, status)
+        with m.If(command.start | command.reset):
+            m.d.sync += [phase.eq(_Phase.SETTLE), status.eq(Status.const({"busy": 1})), to_start.eq(~command.reset)]
+
+    def _watch(self, m, running):
+        """Whether nothing has retired for too long."""
+        limit = self._settings[Register.WATCHDOG]
+        quiet = Signal(32)
+        expired = Signal()
+        with m.If(~running | self.state.retire.any()):
+            m.d.sync += [quiet.eq(0), expired.eq(0)]
+        with m.Else():
+            m.d.sync += [quiet.eq(quiet + 1), expired.eq((quiet == limit) & limit.any())]
+        return expired
+
+    def _name_stuck_unit(self, m, status):
+        """Who holds up the others is busy and waits for none of them; if all wait, the lowest."""
+        snapshot = self.state.snapshot
+        waits = [snapshot.waiting[unit].any() for unit in Unit]
+        m.d.sync += [status.unit.eq(7), status.waiting.eq(0)]
+        for unit in reversed(Unit):
+            with m.If(waits[unit]):
+                m.d.sync += [status.unit.eq(unit), status.waiting.eq(snapshot.waiting[unit])]
+        for unit in reversed(Unit):
+            with m.If(snapshot.busy[unit] & ~waits[unit]):
+                m.d.sync += [status.unit.eq(unit), status.waiting.eq(0)]
+
+    def _count(self, m, command, running):
+        """Counters of a program, one cycle behind it."""
+        state = self.state
+        compute = state.snapshot.waiting[Unit.COMPUTE]
+        events = {
+            Register.CYCLES: 1, Register.ACTIVE: state.active, Register.READ_BEATS: state.read_beat, Register.WRITE_BEATS: state.write_beat,
+            Register.SATURATED: state.saturated,
+        }
+        cause = ~state.active
+        for register, stalled in (
+            (Register.STALL_WEIGHTS, compute[Unit.WEIGHT]), (Register.STALL_MAPS, compute[Unit.MAP]), (Register.STALL_DRAIN, compute[Unit.DRAIN]),
+            (Register.STALL_INSTRUCTION, ~state.pending[Unit.COMPUTE] & ~state.snapshot.busy[Unit.COMPUTE]),
+        ):
+            events[register] = cause & stalled
+            cause = cause & ~stalled
+        counters = {}
+        for register, event in events.items():
+            counters[register] = counter = Signal(32, name=register.name.lower())
+            step = Signal.like(state.saturated, name=f"{register.name.lower()}_step")
+            m.d.sync += [step.eq(Mux(running, event, 0)), counter.eq(counter + step)]
+            with m.If(command.start | command.reset):
+                m.d.sync += [step.eq(0), counter.eq(0)]
+        counters[Register.SNAPSHOT] = snapshot = Signal(Snapshot)
+        with m.If(running):
+            m.d.sync += snapshot.eq(state.snapshot)
+        return counters
+
+    def _writes(self, m, status, command):
+        bus = self.bus
+        wanted = Command(bus.wdata[:Command.as_shape().size])
+        accept, allowed = Signal(), Signal()
+        m.d.comb += [accept.eq(bus.awvalid & bus.wvalid & ~bus.bvalid), bus.awready.eq(accept), bus.wready.eq(accept)]
+        with m.If(accept & bus.wstrb.all()):
+            with m.Switch(bus.awaddr[2:]):
+                with m.Case(Register.COMMAND >> 2):
+                    m.d.comb += [allowed.eq(wanted.reset | ~status.busy), command.reset.eq(wanted.reset), command.start.eq(wanted.start & ~wanted.reset & allowed)]
+                for register, setting in self._settings.items():
+                    with m.Case(register >> 2):
+                        m.d.comb += allowed.eq(~status.busy)
+                        with m.If(allowed):
+                            m.d.sync += setting.eq(bus.wdata)
+        with m.If(bus.bready):
+            m.d.sync += bus.bvalid.eq(0)
+        with m.If(accept):
+            m.d.sync += [bus.bvalid.eq(1), bus.bresp.eq(Mux(allowed, 0, _SLVERR))]
+
+    def _reads(self, m, registers):
+        bus = self.bus
+        reading = Signal()
+        address = Signal(12)
+        m.d.comb += bus.arready.eq(~reading & ~bus.rvalid)
+        with m.If(bus.rready):
+            m.d.sync += bus.rvalid.eq(0)
+        with m.If(bus.arready & bus.arvalid):
+            m.d.sync += [reading.eq(1), address.eq(bus.araddr)]
+        with m.If(reading):
+            m.d.sync += [reading.eq(0), bus.rvalid.eq(1), bus.rresp.eq(0)]
+            with m.Switch(address[2:]):
+                for register, value in registers.items():
+                    with m.Case(register >> 2):
+                        m.d.sync += bus.rdata.eq(value)
+                with m.Default():
+                    m.d.sync += [bus.rdata.eq(0), bus.rresp.eq(_SLVERR)]
