@@ -1,0 +1,159 @@
+"""DRAIN: sums → bias, requantization, residual, clamp → output staging."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from .config import PLANE, AcceleratorConfig
+from .fifo import Queue
+from .interfaces import BEAT_BITS, BufferWrite, Instructions, StagedWrite, Sums, SumsRead, UnitControl
+from .isa import Drain, Unit
+from .primitives import WideRam, delayed
+from .requantize import Requantizer
+
+__all__ = ["DrainUnit", "Parameters"]
+
+#: DRAIN instructions whose sums have been requested but not all received, at most.
+_IN_FLIGHT = 4
+
+
+class Parameters(data.Struct):
+    """A word of the parameter buffer: what four neighbouring output channels are requantized with."""
+
+    bias: data.ArrayLayout(32, 4)
+    multiplier: data.ArrayLayout(16, 4)
+    shift: data.ArrayLayout(8, 4)
+    reserved: unsigned(32)
+
+
+class DrainUnit(wiring.Component):
+    """Requantizes the oldest complete bank of sums into the staging buffer, a group of `drain_lanes` channels a cycle.
+
+    One request of sums every `outputs` / `drain_lanes` cycles, also from one instruction to the next if it is offered in time. What an instruction's sums need
+    is read as they arrive, whatever their latency (at least 1). `staged` follows `sums` after `latency` cycles.
+
+    The token for COMPUTE (the bank is free) is posted a cycle after the last sum has arrived, the others a cycle after the last code was staged, as the instruction
+    retires. `saturated` counts the codes clamped among those staged in the cycle before. Banks are drained alternately, beginning with bank 0 after reset.
+    """
+
+    #: Cycles from sums to the staged codes.
+    latency = WideRam.latency + Requantizer.latency
+
+    def __init__(self, config: AcceleratorConfig):
+        if not isinstance(config, AcceleratorConfig):
+            raise TypeError(f"config must be an AcceleratorConfig, not {config!r}")
+        self._config = config
+        super().__init__({
+            "instruction": In(Instructions), "control": Out(UnitControl()),
+            "parameter_write": In(BufferWrite(9, 2)), "residual_write": In(BufferWrite(10, 1)),
+            "sums_read": Out(SumsRead()), "sums": In(Sums(config)), "staged": Out(StagedWrite(config)),
+            "saturated": Out(range(config.drain_lanes + 1)),
+        })
+
+    def elaborate(self, _platform):
+        m = Module()
+        config = self._config
+        lanes, groups = config.drain_lanes, config.outputs // config.drain_lanes
+        part_bits = exact_log2(PLANE // lanes)  # of a group's number, which of a plane's groups it is; the bit above is the plane
+
+        # Requests. An instruction's fields wait in `arriving` for its sums.
+        m.submodules.arriving = arriving = Queue(Drain, _IN_FLIGHT)
+        request = Drain(self.instruction.payload[: Drain.as_shape().size])
+        requesting, bank = Signal(), Signal()
+        pixel, last_pixel = Signal(10), Signal(10)
+        beat = Signal(range(groups))
+        requested = Signal()  # the last cycle of the last request
+        accepted = self.instruction.valid & self.instruction.ready
+        m.d.comb += [
+            requested.eq(requesting & (beat == groups - 1) & (pixel == last_pixel)),
+            self.instruction.ready.eq(arriving.i.ready & (~requesting | requested)),
+            arriving.i.payload.eq(request),
+            arriving.i.valid.eq(accepted),
+            self.sums_read.valid.eq(requesting & (beat == 0)),
+            self.sums_read.bank.eq(bank),
+            self.sums_read.pixel.eq(pixel),
+        ]
+        with m.If(requesting):
+            m.d.sync += beat.eq(Mux(beat == groups - 1, 0, beat + 1))
+            with m.If(beat == groups - 1):
+                m.d.sync += pixel.eq(pixel + 1)
+        with m.If(requested):
+            m.d.sync += [requesting.eq(0), bank.eq(~bank)]
+        with m.If(accepted):
+            m.d.sync += [requesting.eq(1), pixel.eq(0), last_pixel.eq(request.pixels - 1)]
+
+        # Arrivals: counters run ahead to the next group to come.
+        now, following = Signal(Drain), arriving.o.payload
+        expecting = Signal()
+        left, group = Signal(10), Signal.like(beat)
+        staged_pixel, residual_pixel = Signal(10), Signal(10)
+        first_word = Signal(9)
+        last_group = group == groups - 1
+        arrived = self.sums.valid & last_group & (left == 0)
+        with m.If(self.sums.valid):
+            m.d.sync += group.eq(Mux(last_group, 0, group + 1))
+            with m.If(last_group):
+                m.d.sync += [left.eq(left - 1), staged_pixel.eq(staged_pixel + 1), residual_pixel.eq(residual_pixel + 1)]
+        m.d.comb += arriving.o.ready.eq(~expecting | arrived)
+        with m.If(arriving.o.ready):
+            m.d.sync += [
+                expecting.eq(arriving.o.valid), now.eq(following), left.eq(following.pixels - 1),
+                staged_pixel.eq(following.address), residual_pixel.eq(following.residual_address), first_word.eq(following.parameters),
+            ]
+
+        # The buffers are read as the sums arrive, which wait for them.
+        position = Signal(3)  # of the group in the staged pixel
+        plane, part = position[part_bits], position[:part_bits]
+        channel = Signal(range(config.outputs + PLANE))  # of the group in the parameter buffer, counted from its first word
+        m.submodules.parameters = parameters = WideRam(width=Parameters.as_shape().size, depth=config.parameter_words, lane_width=BEAT_BITS)
+        m.submodules.residuals = residuals = WideRam(width=BEAT_BITS, depth=2 * config.stage_pixels)
+        m.d.comb += [
+            position.eq(now.group + group),
+            channel.eq(lanes * (group + (now.group[0] if lanes == 2 else 0))),
+            parameters.read_address.eq(first_word + (channel >> 2)),
+            residuals.read_address.eq(Cat(plane, residual_pixel[: exact_log2(config.stage_pixels)])),
+            parameters.write_address.eq(self.parameter_write.address), parameters.write_data.eq(self.parameter_write.data.replicate(4)),
+            parameters.write_enable.eq(Mux(self.parameter_write.valid, 1 << self.parameter_write.lane, 0)),
+            residuals.write_address.eq(Cat(self.residual_write.lane, self.residual_write.address[: exact_log2(config.stage_pixels)])),
+            residuals.write_data.eq(self.residual_write.data), residuals.write_enable.eq(self.residual_write.valid),
+        ]
+        wait = WideRam.latency
+        entry, part = delayed(m, channel[1], wait), delayed(m, part, wait)
+        word = Parameters(parameters.read_data)
+        residual = data.View(data.ArrayLayout(lanes * 8, PLANE // lanes), residuals.read_data)[part]
+        constants = {
+            "residual_zero_point": now.residual_zero_point, "residual_multiplier": Mux(now.residual, now.residual_multiplier, 0),
+            "residual_shift": now.residual_shift, "zero_point": now.zero_point, "low": now.low, "high": now.high,
+        }
+        constants = {name: delayed(m, value, wait) for name, value in constants.items()}
+        requantizers = [Requantizer(multipliers=config.drain_multipliers) for _ in range(lanes)]
+        for k, lane in enumerate(requantizers):
+            m.submodules[f"lane{k}"] = lane
+            index = k if lanes == 4 else Cat(k, entry)
+            m.d.comb += [
+                lane.sum.eq(delayed(m, self.sums.data[k], wait)),
+                lane.bias.eq(word.bias[index]), lane.multiplier.eq(word.multiplier[index]), lane.shift.eq(word.shift[index]),
+                lane.residual.eq(residual.word_select(k, 8)),
+                *(getattr(lane, name).eq(value) for name, value in constants.items()),
+                self.staged.data[k].eq(lane.code),
+            ]
+
+        # What is staged where, and the end of an instruction, travel beside the lanes.
+        valid, retired = (delayed(m, value, self.latency, reset=True) for value in (self.sums.valid, arrived))
+        post = delayed(m, now.header.post, self.latency)
+        m.d.comb += [
+            self.staged.valid.eq(valid),
+            self.staged.group.eq(delayed(m, position, self.latency)),
+            self.staged.pixel.eq(delayed(m, staged_pixel, self.latency)),
+        ]
+        compute = 1 << Unit.COMPUTE
+        m.d.sync += [
+            self.control.post.eq(Mux(retired, post & ~compute, 0) | Mux(arrived, now.header.post & compute, 0)),
+            self.control.retired.eq(retired),
+            self.saturated.eq(Mux(valid, sum(lane.clamped for lane in requantizers), 0)),
+        ]
+        unfinished = Signal(6)  # instructions accepted and not retired: an instruction has at least one group, so a pipeline's length bounds them
+        m.d.sync += unfinished.eq(unfinished + accepted - retired)
+        m.d.comb += self.control.busy.eq(unfinished.any())
+        return m
