@@ -42,9 +42,9 @@ def main(arguments: "list[str] | None" = None) -> int:
     chosen, truth = sample[:BATCH], labels[:BATCH]
     with _step("golden", f"{BATCH} images"), open_device("golden", config) as device:
         expected = device.run(program, chosen)
-    with _step("rtl", f"{BATCH} images through the simulated hardware, after its first build"), progress_bar("rtl") as progress:
-        with open_device("rtl", config, progress=progress) as device:
-            result = device.run(program, chosen)
+    hardware = f"{BATCH} images through the simulated hardware, after its first build"
+    with _step("rtl", hardware), progress_bar("rtl") as progress, open_device("rtl", config, progress=progress) as device:
+        result = device.run(program, chosen)
     report = run_report(MODEL, device, program, result, [f"sample[{index}]" for index in range(BATCH)])
 
     differing = sum(int((one != other).sum()) for one, other in zip(result.codes, expected.codes, strict=True))

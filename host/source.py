@@ -90,8 +90,13 @@ def quantize_module(module, data: np.ndarray, name: str, progress: "Callable | N
 
     from .quantize import quantize
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # one order of summation: the same network on every machine
     batches = [torch.from_numpy(np.array(data[first : first + _CALIBRATION_BATCH])) for first in range(0, len(data), _CALIBRATION_BATCH)]
-    return quantize(module, batches, name=name, progress=progress, classes=entry.classes if entry else (), preprocess=_preprocess(entry) if entry else {})
+    try:
+        return quantize(module, batches, name=name, progress=progress, classes=entry.classes if entry else (), preprocess=_preprocess(entry) if entry else {})
+    finally:
+        torch.set_num_threads(threads)
 
 
 def sketch(model: str, shape: "tuple[int, int, int] | None" = None, *, weights: "str | Path | None" = None, trust: bool = False) -> Network:

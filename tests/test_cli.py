@@ -175,6 +175,9 @@ def test_diff_of_equal_devices(report, model, images):
 
 def test_diff_names_the_first_difference(celosia, model, images, monkeypatch):
     class Broken(golden.GoldenDevice):
+        def __init__(self, config, **options):
+            super().__init__(config)
+
         def run_program(self, program, inputs):
             result = super().run_program(program, inputs)
             for codes in result.outputs:
