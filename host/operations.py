@@ -8,7 +8,7 @@ import torch
 from .errors import UnsupportedError
 
 __all__ = ["ACTIVATIONS", "ADD", "AVERAGE_POOLS", "CONV", "LINEAR", "MAX_POOL", "PAD", "RESHAPES", "average_window", "check", "image_shape", "is_tensor",
-           "label", "refuse", "tensor_users", "unsupported"]
+           "label", "refuse", "tensor_users"]
 
 aten = torch.ops.aten
 
@@ -199,14 +199,3 @@ def _check_activation(node):
 
 
 _CHECKS = {CONV: _check_conv, LINEAR: _check_linear, ADD: _check_add, MAX_POOL: _check_max_pool} | dict.fromkeys(ACTIVATIONS, _check_activation)
-
-
-def unsupported(graph: torch.fx.Graph) -> "list[UnsupportedError]":
-    """Every reason why a simplified graph cannot be lowered, in the order of execution."""
-    problems = []
-    for node in graph.nodes:
-        try:
-            check(node)
-        except UnsupportedError as error:
-            problems.append(error)
-    return problems

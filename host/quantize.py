@@ -18,58 +18,32 @@ from .trace import fixed_batch, input_count, trace
 
 __all__ = ["EngineQuantizer", "QuantizedModel", "quantize"]
 
-#: Values an observer keeps of a batch, and altogether.
-_BATCH_SAMPLES, _SAMPLES = 1 << 14, 1 << 17
-
 
 class RangeObserver(ObserverBase):
-    """Finds the scale of a map: the range, within the one seen, that quantizes a sample of the values with the least squared error.
+    """The scale of a map from the range of values seen: int8 affine per tensor, with zero exactly representable.
 
-    int8 affine per tensor; zero is always exactly representable. With `clip=False` the range is the one seen.
+    Clipping the range to the least squared, cubed or fourth-power error cost 3–5 dB at fashion-resnet's output and left
+    EfficientNet-Lite0's as it was, within 0.1 dB.
     """
 
-    def __init__(self, dtype=torch.int8, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine, is_dynamic=False, clip=True, **_):
+    def __init__(self, dtype=torch.int8, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine, is_dynamic=False, **_):
         super().__init__(dtype, is_dynamic)
-        self.quant_min, self.quant_max, self.qscheme, self.clip = quant_min, quant_max, qscheme, clip
-        self.low, self.high, self.samples = 0.0, 0.0, []
+        self.quant_min, self.quant_max, self.qscheme = quant_min, quant_max, qscheme
+        self.low, self.high = 0.0, 0.0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Note the range of `x` and every n-th of its values; returns `x`."""
+        """Note the range of `x`; returns `x`."""
         low, high = (float(value) for value in torch.aminmax(x.detach()))
-        # Python's min and max drop a NaN, addition keeps it.
-        self.low, self.high = (min(self.low, low), max(self.high, high)) if math.isfinite(low + high) else (math.nan, math.nan)
-        if self.clip:
-            values = x.detach().reshape(-1)
-            # An odd step visits every channel and column of a map whose sizes are powers of two.
-            self.samples.append(values[:: max(1, values.numel() // _BATCH_SAMPLES) | 1].clone())
-            if sum(map(len, self.samples)) > _SAMPLES:
-                self.samples = [sample[::2] for sample in self.samples]
+        # Python's min and max drop a NaN, so it is kept by hand.
+        self.low, self.high = (min(self.low, low), max(self.high, high)) if math.isfinite(low + high + self.low) else (math.nan, math.nan)
         return x
 
     def calculate_qparams(self) -> "tuple[torch.Tensor, torch.Tensor]":
         """Scale, float32, and zero point, int64."""
-        low, high = self._best_range() if self.clip and self.samples and self.high > self.low else (self.low, self.high)
-        # A map that was always zero may have any scale.
-        scale = torch.tensor((high - low) / (self.quant_max - self.quant_min) or 1.0, dtype=torch.float32)
-        zero_point = torch.clamp(self.quant_min - torch.round(low / scale), self.quant_min, self.quant_max)
+        # A map that was always zero gets the range 1.
+        scale = torch.tensor(((self.high - self.low) or 1.0) / (self.quant_max - self.quant_min), dtype=torch.float32)
+        zero_point = torch.clamp(self.quant_min - torch.round(self.low / scale), self.quant_min, self.quant_max)
         return scale, zero_point.to(torch.int64)
-
-    def _best_range(self):
-        values = torch.cat(self.samples).double()
-        best = (self._error(values, self.low, self.high), self.low, self.high)
-        for sides in ((1, 1), (1, 0), (0, 1)):
-            _, low, high = best
-            for step in range(1, 33):
-                factor = 1 - step / 50
-                candidate = (low * (factor if sides[0] else 1), high * (factor if sides[1] else 1))
-                best = min(best, (self._error(values, *candidate), *candidate))
-        return best[1:]
-
-    def _error(self, values, low, high):
-        scale = (high - low) / (self.quant_max - self.quant_min)
-        zero_point = min(max(self.quant_min - round(low / scale), self.quant_min), self.quant_max)
-        codes = torch.clamp(torch.round(values / scale) + zero_point, self.quant_min, self.quant_max)
-        return float(((codes - zero_point) * scale - values).square().mean())
 
 
 class EngineQuantizer(Quantizer):
@@ -84,11 +58,10 @@ class EngineQuantizer(Quantizer):
         """Group the operations and annotate them; called after batch norms are folded. Raises :exc:`UnsupportedError`."""
         self.groups = fuse(model.graph)
         nodes = {node.name: node for node in model.graph.nodes}
-        outputs = {name for name, _ in self.groups.outputs}
         for name in self.groups.inputs:
-            _annotation(nodes[name]).output_qspec = _activations(clip=False)
+            _annotation(nodes[name]).output_qspec = _ACTIVATIONS
         for group in self.groups.groups:
-            _annotation(nodes[group.last]).output_qspec = _activations(clip=group.output not in outputs)
+            _annotation(nodes[group.last]).output_qspec = _ACTIVATIONS
             if group.op in ("conv", "linear"):
                 node = nodes[group.node]
                 _annotation(node).input_qspec_map[node.args[1]] = _WEIGHTS
@@ -98,11 +71,8 @@ class EngineQuantizer(Quantizer):
         """Nothing is left to check: :meth:`annotate` refuses what is not supported."""
 
 
+_ACTIVATIONS = QuantizationSpec(torch.int8, RangeObserver, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine)
 _WEIGHTS = QuantizationSpec(torch.int8, PerChannelMinMaxObserver, quant_min=-127, quant_max=127, qscheme=torch.per_channel_symmetric, ch_axis=0)
-
-
-def _activations(clip):
-    return QuantizationSpec(torch.int8, RangeObserver.with_args(clip=clip), quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine)
 
 
 def _annotation(node):

@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 _PLAIN_ENTRIES = re.compile(r"[^/]+/(data/(weights/(weight_\d+|\w+_weights_config\.json)|constants/(tensor_\d+|\w+_constants_config\.json)|sample_inputs/\w+\.pt)"
                             r"|models/\w+\.json|archive_format|archive_version|version|byteorder|\.data/\w+|extra/[\w.]+)")
 #: The words of a size expression; torch gives such strings to sympy, which evaluates them as Python.
-_SIZE_WORDS = re.compile(r"[suz]\d+|Max|Min|FloorDiv|CeilDiv|CleanDiv|Mod|PythonMod|ModularIndexing|Eq|Ne|And|Or|Not|TruncToInt|IntTrueDiv|oo|int_oo|True|False")
+_SIZE_WORDS = re.compile(r"[suz]\d+|Symbol|positive|nonnegative|negative|integer|True|False|Max|Min|FloorDiv|CeilDiv|CleanDiv|Mod|PythonMod|"
+                         r"ModularIndexing|Eq|Ne|And|Or|Not|TruncToInt|IntTrueDiv|oo|int_oo")
 
 _EMPTY_WEIGHTS = "load weights made for this model"
 
@@ -133,7 +134,7 @@ def _distrust(path):
 def _strange_size(value):
     if isinstance(value, dict):
         text = value.get("expr_str")
-        if isinstance(text, str) and not (re.fullmatch(r"[\w\s+\-*/(),<>=&|~]*", text) and all(map(_SIZE_WORDS.fullmatch, re.findall(r"[A-Za-z_]\w*", text)))):
+        if isinstance(text, str) and not (re.fullmatch(r"[\w\s+\-*/(),<>=&|~']*", text) and all(map(_SIZE_WORDS.fullmatch, re.findall(r"[A-Za-z_]\w*", text)))):
             return text
         value = list(value.values())
     return next(filter(None, map(_strange_size, value)), None) if isinstance(value, list) else None
