@@ -1,18 +1,21 @@
 """The device `rtl`: the compiled RTL itself, with a model of the board's memory."""
 
 import ctypes
+import hashlib
+import importlib.metadata
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from ..hw.atomic import write_atomically
 from ..hw.config import AcceleratorConfig
 from ..hw.isa import Base, Unit, decode, unit_of
 from ..hw.program import Program, map_bytes, pack_map, unpack_map
 from ..hw.registers import MAGIC, VERSION, Command, ErrorCode, Register, Status
 from .device import DeviceError, RunResult, check_inputs
-from .verilate import BuildError, verilate
+from .verilate import BuildError, cache_folder, verilate
 
 __all__ = ["RtlDevice", "build"]
 
@@ -28,16 +31,31 @@ _SECONDS_A_CALL = 0.2
 
 def build(config: AcceleratorConfig, *, trace: bool = False) -> Path:
     """The shared library of a configuration, from the cache if it is there. Raises :exc:`BuildError`."""
-    from ..hw.accelerator import Accelerator
-    from ..hw.build import to_verilog
+    return _build(_verilog(config), trace)
 
-    return _build(to_verilog(Accelerator(config)), trace)
+
+def _verilog(config):
+    """The accelerator's Verilog, from the cache if its sources have not changed: generating it takes longer than many a run."""
+    folder = Path(__file__).parents[1] / "hw"
+    sources = [path.read_bytes() for path in sorted(folder.glob("*.py"))]
+    try:
+        versions = [importlib.metadata.version(name) for name in ("amaranth", "pyosys")]
+    except importlib.metadata.PackageNotFoundError as error:
+        raise BuildError(f"{error.name} is not installed; install it with: pip install 'celosia[sim]'") from None
+    path = cache_folder() / "verilog" / f"{hashlib.sha256(repr((sources, versions, config.hash)).encode()).hexdigest()[:32]}.v"
+    if not path.exists():
+        from ..hw.accelerator import Accelerator
+        from ..hw.build import to_verilog
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, to_verilog(Accelerator(config)))
+    return path.read_text()
 
 
 def _build(verilog, trace):
     folder = Path(__file__).parent
-    return verilate(verilog, sources=[folder / "rtl.cpp", folder / "sdram.hpp"], shared=True, optimize=("-O2", "-march=native"),
-                    options=("--trace-vcd",) if trace else (), runtime=("verilated_vcd_c.cpp",) if trace else ())
+    return verilate(verilog, sources=[folder / "rtl.cpp", folder / "sdram.hpp"], shared=True, options=("--trace-vcd",) if trace else (),
+                    runtime=("verilated_vcd_c.cpp",) if trace else ())
 
 
 class RtlDevice:
@@ -59,7 +77,7 @@ class RtlDevice:
         self._progress, self._limit = progress, limit_cycles
         try:
             path = _build(verilog, bool(vcd)) if verilog else build(config, trace=bool(vcd))
-        except BuildError as error:
+        except RuntimeError as error:
             raise DeviceError(f"the RTL of config {config.name} could not be built: {error}") from error
         self._library = _load(path)
         # Random, so that nobody relies on zeros.

@@ -82,12 +82,8 @@ def _verilator() -> Path:
 
 @cache
 def _tool_versions() -> str:
-    """Versions of Verilator and compiler, and the processor, for which `-march=native` compiles."""
     commands = [str(_verilator() / "bin" / "verilator_bin"), "--version"], [*compiler(), "--version"]
-    versions = [_run(command, None, command[0]) for command in commands]
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return "\n".join([*versions, host.machine(), *sorted({line for line in lines if line.startswith(("model name", "flags"))})])
+    return "\n".join([*(_run(command, None, command[0]) for command in commands), host.machine()])
 
 
 def verilate(verilog: str, *, top: str = "top", sources: list[Path], shared: bool = False, runtime: tuple[str, ...] = (),
@@ -111,8 +107,9 @@ def verilate(verilog: str, *, top: str = "top", sources: list[Path], shared: boo
         (work / "top.v").write_text(verilog)
         (work / "top.vlt").write_text(f"`verilator_config\n{control}\n")
         root = _verilator()
-        _run([str(root / "bin" / "verilator_bin"), "--cc", "--prefix", "Vtop", "--top-module", top, "-Mdir", ".", "-Wno-fatal", "-Wno-lint", "-O3", "--x-assign", "fast",
-              "--x-initial", "fast", "--no-timing", "--output-split", str(_CHUNK // 2), *options, "top.vlt", "top.v"], work, "Verilator", VERILATOR_ROOT=str(root))
+        command = [str(root / "bin" / "verilator_bin"), "--cc", "--prefix", "Vtop", "--top-module", top, "-Mdir", ".", "-Wno-fatal", "-Wno-lint", "-O3",
+                   "--x-assign", "fast", "--x-initial", "fast", "--no-timing", "--output-split", str(_CHUNK // 2), *options, "top.vlt", "top.v"]
+        _run(command, work, "Verilator", VERILATOR_ROOT=str(root))
         include = [f"-I{path}" for path in dict.fromkeys([work, root / "include", root / "include" / "vltstd", *(path.parent for path in sources)])]
         trace = ["-DVM_TRACE=1", "-DVM_TRACE_VCD=1"] if "--trace-vcd" in options else ["-DVM_TRACE=0", "-DVM_TRACE_VCD=0"]
         flags = [*_FLAGS, *trace, *include]

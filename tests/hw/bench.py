@@ -49,8 +49,9 @@ def run_cocotb(component: "Elaboratable | str", test_module: "str | Path", name:
                testcase: "str | None" = None, platform=None, public: bool = False, timeout_seconds: float = 300, seed: int = 1) -> None:
     """Build (cached) and run the cocotb tests of a Python file; raises AssertionError with the log's tail on failure.
 
-    component: what is tested, or Verilog text whose top module is `top`. test_module: usually `__file__`. name: the cocotb test to run, unless `testcase` says
-    otherwise (then just a label); None runs all. parameters: a JSON object the tests read with :func:`parameters`. A run that takes longer than `timeout_seconds` has failed.
+    component: what is tested, or Verilog text whose top module is `top`. test_module: usually `__file__`. name: the cocotb test to run, None for all;
+    if `testcase` is given that one is run and `name` is a label. parameters: a JSON object the tests read with :func:`parameters`.
+    A run that takes longer than `timeout_seconds` has failed.
     """
     verilog = component if isinstance(component, str) else to_verilog(component, platform=platform)
     executable = build_cocotb(verilog, public=public)

@@ -72,11 +72,10 @@ class Copier(wiring.Component):
         with m.If(status.busy):
             m.d.sync += cycles.eq(cycles + 1)
         with m.FSM():
-            with m.State("Idle"):
-                with m.If(write & (host.awaddr == Register.COMMAND) & command.start):
-                    m.d.sync += [status.eq(0), status.busy.eq(1), left.eq(registers[Register.INSTRUCTIONS]), offset.eq(0), cycles.eq(0),
-                                 registers[Register.RETIRED_STORE].eq(0)]
-                    m.next = "Next"
+            with m.State("Idle"), m.If(write & (host.awaddr == Register.COMMAND) & command.start):
+                m.d.sync += [status.eq(0), status.busy.eq(1), left.eq(registers[Register.INSTRUCTIONS]), offset.eq(0), cycles.eq(0),
+                             registers[Register.RETIRED_STORE].eq(0)]
+                m.next = "Next"
             with m.State("Next"):
                 with m.If(cycles > registers[Register.WATCHDOG]):
                     m.d.sync += [status.busy.eq(0), status.error.eq(ErrorCode.WATCHDOG), status.unit.eq(Unit.COMPUTE), status.waiting.eq(1 << Unit.MAP)]
