@@ -3,7 +3,7 @@
 import torch
 
 from .errors import CelosiaError
-from .operations import ACTIVATIONS, CONV, LINEAR, MAX_POOL, PAD, argument, is_tensor, pair, refuse, tensor_users
+from .operations import ACTIVATIONS, CONV, LINEAR, MAX_POOL, PAD, argument, image_shape, is_tensor, pair, refuse, tensor_users
 
 __all__ = ["simplify"]
 
@@ -26,7 +26,7 @@ def simplify(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
-        if getattr(node.target, "overloadpacket", None) in _IDENTITIES and _is_identity(node):
+        if _is_identity(node):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
             continue
@@ -45,6 +45,10 @@ def simplify(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
 
 
 def _is_identity(node):
+    if node.target is aten.adaptive_avg_pool2d.default:
+        return image_shape(node) == image_shape(node.args[0])
+    if getattr(node.target, "overloadpacket", None) not in _IDENTITIES:
+        return False
     if node.target in (aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default) and node.args[2]:
         raise refuse(node, "is active in evaluation", "pass training=self.training to it")
     source = node.args[0]

@@ -73,6 +73,7 @@ MODELS = {
     "avg_pool_padded": (lambda: nn.Sequential(conv(3, 8), nn.AvgPool2d((3, 2), (1, 2), (1, 0))), ["conv", "avg_pool"]),
     "avg_pool_divisor": (lambda: nn.Sequential(conv(3, 8), nn.AvgPool2d(2, divisor_override=3)), ["conv", "avg_pool"]),
     "adaptive": (lambda: nn.Sequential(conv(3, 8), nn.AdaptiveAvgPool2d((4, 2))), ["conv", "avg_pool"]),
+    "adaptive_to_the_same": (lambda: nn.Sequential(conv(3, 8), nn.AdaptiveAvgPool2d(16)), ["conv"]),
     "mean": (lambda: Function(lambda m, x: m.f(m.c(x).mean((-1, -2))), c=conv(3, 8), f=nn.Linear(8, 5)), ["conv", "avg_pool", "linear"]),
     "classifier": (lambda: nn.Sequential(conv(3, 8), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(128, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(),
                                          nn.Linear(16, 10)), ["conv", "linear", "linear"]),
