@@ -27,8 +27,11 @@ def evaluate_recipe(recipe, device: str = "float", *, weights=None, config=None,
         raise CelosiaError(f"recipe {recipe.name}: the zoo has no network of it")
     if not data.available(recipe.data):
         raise CelosiaError(data.missing(recipe.data))
+    import torch
+
     from .trace import load_model
 
+    torch.set_num_threads(1)  # on a busy machine two are slower by far
     module = load_model(name, weights)
     figures = {"float": recipe.evaluate(module, limit)}
     if device != "float":

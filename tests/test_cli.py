@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import celosia as public
 from celosia.host.cli import main
 from celosia.hw.config import CONFIGS, AcceleratorConfig
 from celosia.hw.network import Layer, Network, Tensor
@@ -110,7 +111,8 @@ def factory(tmp_path, monkeypatch):
 def test_listings_do_not_load_torch(command):
     script = """
         import sys
-        from celosia.host.cli import main
+        import celosia as public
+from celosia.host.cli import main
         try:
             main(sys.argv[1:])
         except SystemExit as exit:
@@ -204,6 +206,19 @@ def test_check_quantize_and_run_of_a_module(report, factory, images, tmp_path):
     assert checked["layers"] and checked["frames_per_second"] > 0
     assert report("quantize", name, "--calibrate", images, "-o", "small.celq")["macs"] == checked["macs"]
     assert len(report("run", "small.celq", images, "--config", "tiny")["predictions"]) == 3
+
+
+def test_python_api(network):
+    program = public.compile(network, config="tiny", batch=2)
+    images = np.random.default_rng(3).normal(size=(5, 3, 8, 8)).astype(np.float32)
+    with public.open_device("golden", program.config) as device:
+        result = device.run(program, images)
+        one = device.run(program, images[4:])
+    assert result.outputs[0].shape == (5, 5) and result.outputs[0].dtype == np.float32
+    assert result.codes[0].shape == (5, 5, 1, 1) and result.codes[0].dtype == np.int8
+    assert (result.runs, result.cycles, result.layers) == (3, None, [])
+    np.testing.assert_array_equal(result.outputs[0], result.codes[0][:, :, 0, 0] / np.float32(32))
+    np.testing.assert_array_equal(result.codes[0][4:], one.codes[0])
 
 
 # A user's errors
