@@ -219,8 +219,9 @@ class Network:
 
 def write_tensors(path, kind, header, arrays):
     """A safetensors file whose metadata say what it is; the same content gives the same bytes."""
-    metadata = {"format": f"{kind}-{FORMAT}", "header": json.dumps(header, sort_keys=True)}
-    write_atomically(path, save(dict(sorted(arrays.items())), metadata))
+    # One key: safetensors writes several in any order.
+    metadata = json.dumps({"format": f"{kind}-{FORMAT}", "header": header}, sort_keys=True)
+    write_atomically(path, save(dict(sorted(arrays.items())), {"celosia": metadata}))
 
 
 def read_tensors(path, kind, error_type):
@@ -230,9 +231,9 @@ def read_tensors(path, kind, error_type):
         raise error_type(f"{path}: no such file")
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
+            metadata = json.loads((file.metadata() or {}).get("celosia", "{}"))
             if metadata.get("format") != f"{kind}-{FORMAT}":
                 raise error_type(f"{path}: is not a .{kind} file of format {FORMAT} but {metadata.get('format', 'something else')!r}; make it again with this version")
-            return json.loads(metadata["header"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return metadata["header"], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise error_type(f"{path}: is truncated or damaged ({error}); make it again") from None
