@@ -1,6 +1,6 @@
 """The control port: registers, start and reset of the engine, watchdog, counters."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -122,16 +122,19 @@ class Control(wiring.Component):
         return expired
 
     def _name_stuck_unit(self, m, status):
-        """Who holds up the others is busy and waits for none of them; if all wait, the lowest."""
+        """Who is busy without waiting holds up the others; else who waits for tokens while others wait for it; else who waits. The lowest of them."""
         snapshot = self.state.snapshot
         waits = [snapshot.waiting[unit].any() for unit in Unit]
+        awaited = [Cat(snapshot.waiting[other][unit] for other in Unit).any() for unit in Unit]
         m.d.sync += [status.unit.eq(7), status.waiting.eq(0)]
-        for unit in reversed(Unit):
-            with m.If(waits[unit]):
-                m.d.sync += [status.unit.eq(unit), status.waiting.eq(snapshot.waiting[unit])]
-        for unit in reversed(Unit):
-            with m.If(snapshot.busy[unit] & ~waits[unit]):
-                m.d.sync += [status.unit.eq(unit), status.waiting.eq(0)]
+        for suspect in (
+            lambda unit: waits[unit],
+            lambda unit: waits[unit] & awaited[unit],
+            lambda unit: snapshot.busy[unit] & ~waits[unit],
+        ):
+            for unit in reversed(Unit):
+                with m.If(suspect(unit)):
+                    m.d.sync += [status.unit.eq(unit), status.waiting.eq(snapshot.waiting[unit])]
 
     def _count(self, m, command, running):
         """Counters of a program, one cycle behind it."""

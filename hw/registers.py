@@ -78,7 +78,7 @@ class Status(data.Struct):
     busy: unsigned(1)
     done: unsigned(1)
     error: ErrorCode
-    #: After WATCHDOG: the lowest unit that is busy without waiting for tokens, else the lowest that waits, else 7 (then fetching is stuck).
+    #: After WATCHDOG: the lowest unit that is busy without waiting for tokens, else that waits for some while others wait for it, else that waits; else 7: the fetch.
     #: The instruction is the unit's RETIRED-th one, counted from 0, or the one after.
     unit: unsigned(3)
     #: After WATCHDOG: bit u: that unit waits for a token of unit u. 0: for the bus or for data.
