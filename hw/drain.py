@@ -153,7 +153,8 @@ class DrainUnit(wiring.Component):
             self.control.retired.eq(retired),
             self.saturated.eq(Mux(valid, sum(lane.clamped for lane in requantizers), 0)),
         ]
-        unfinished = Signal(6)  # instructions accepted and not retired: an instruction has at least one group, so a pipeline's length bounds them
-        m.d.sync += unfinished.eq(unfinished + accepted - retired)
-        m.d.comb += self.control.busy.eq(unfinished.any())
+        unfinished = Signal(6)  # instructions begun and not retired: each has at least one group, so the pipeline's length bounds them
+        begun = delayed(m, accepted, reset=True)
+        m.d.sync += unfinished.eq(unfinished + begun - retired)
+        m.d.comb += self.control.busy.eq(begun | unfinished.any())
         return m

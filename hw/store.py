@@ -205,13 +205,13 @@ class StoreUnit(wiring.Component):
         base = Signal(32)
         columns, plane_stride, row_stride = Signal.like(store.columns), Signal.like(store.plane_stride), Signal.like(store.row_stride)
         last_row, rows_left, planes_left, contiguous = Signal(10), Signal(10), Signal(), Signal()
-        plane_offset, offset = Signal(29), Signal(29)  # beats
+        first_offset, offset = Signal(29), Signal(29)  # beats
         done = Signal()
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += done.eq(1)
                 m.d.sync += [
-                    base.eq(Array(self.bases)[store.base]), plane_offset.eq(store.offset), offset.eq(store.offset), columns.eq(store.columns),
+                    base.eq(Array(self.bases)[store.base]), first_offset.eq(store.offset), offset.eq(store.offset), columns.eq(store.columns),
                     plane_stride.eq(store.plane_stride), row_stride.eq(store.row_stride), last_row.eq(store.rows - 1), rows_left.eq(store.rows - 1),
                     planes_left.eq(store.last_plane), contiguous.eq(store.row_stride == store.columns),
                 ]
@@ -227,8 +227,7 @@ class StoreUnit(wiring.Component):
                     m.next = "PREPARE"
                     m.d.sync += [rows_left.eq(rows_left - 1), offset.eq(offset + row_stride)]
                     with m.If(contiguous | (rows_left == 0)):
-                        next_plane = (plane_offset + plane_stride)[:29]
-                        m.d.sync += [rows_left.eq(last_row), planes_left.eq(0), plane_offset.eq(next_plane), offset.eq(next_plane)]
+                        m.d.sync += [rows_left.eq(last_row), planes_left.eq(0), offset.eq(first_offset + plane_stride)]
                         with m.If(~planes_left):
                             m.next = "IDLE"
         return done
