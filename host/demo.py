@@ -23,7 +23,6 @@ from .report import predictions, run_report
 from .source import compile_network, quantize_model
 
 MODEL, CONFIG, BATCH = "fashion-resnet", "ulx3s-85f", 16
-_EVALUATION_BATCH = 50
 
 
 def main(arguments: "list[str] | None" = None) -> int:
@@ -56,7 +55,7 @@ def main(arguments: "list[str] | None" = None) -> int:
 
     with _step("evaluate", "the test images on golden"):
         test, test_labels, source = _test_images(sample, labels)
-        report["evaluation"] = _accuracy(network, config, test, test_labels) | {"source": source}
+        report["evaluation"] = _accuracy(program, test, test_labels) | {"source": source}
 
     images.draw(folder / "demo.png", chosen, [row["class"] for row in report["predictions"]], network.preprocess)
     (folder / "demo.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
@@ -79,11 +78,10 @@ def _test_images(sample, labels):
     return data.preprocess(recipe_data)(found.test_images), found.test_labels, "Fashion-MNIST"
 
 
-def _accuracy(network, config, test, labels):
-    program = compile_network(network, config, _EVALUATION_BATCH)
-    with open_device("golden", config) as device:
+def _accuracy(program, test, labels):
+    with open_device("golden", program.config) as device:
         result = device.run(program, test)
-    winners = [row["index"] for row in predictions(network, result, range(len(test)))]
+    winners = [row["index"] for row in predictions(program.network, result, range(len(test)))]
     return {"accuracy": float(np.mean(np.array(winners) == labels)), "images": len(test)}
 
 

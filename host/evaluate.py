@@ -13,7 +13,7 @@ from .errors import CelosiaError
 __all__ = ["device_model", "evaluate_recipe"]
 
 #: Images per run where nobody asks for another number.
-_BATCH = 50
+_BATCH = 16
 
 
 def evaluate_recipe(recipe, device: str = "float", *, weights=None, config=None, batch=None, limit=None, progress=None) -> dict:
