@@ -111,8 +111,7 @@ def factory(tmp_path, monkeypatch):
 def test_listings_do_not_load_torch(command):
     script = """
         import sys
-        import celosia as public
-from celosia.host.cli import main
+        from celosia.host.cli import main
         try:
             main(sys.argv[1:])
         except SystemExit as exit:
