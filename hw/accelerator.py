@@ -31,8 +31,8 @@ class Trace(wiring.Signature):
 class Accelerator(wiring.Component):
     """The whole engine. `build` identifies it to the host, beside the hash of its config.
 
-    `s_axil` answers register accesses at any time (see `registers.py`), `m_axi` reads and writes up to eight bursts ahead each, `interrupt` is high from the end of a program
-    to the next start. What the engine does on an error is told in `control.py`.
+    `s_axil` answers register accesses at any time (see `registers.py`), `m_axi` reads and writes up to eight bursts ahead each, `interrupt` is high from the end of a
+    program to the next start. What the engine does on an error is told in `control.py`.
     """
 
     def __init__(self, config: AcceleratorConfig, build: int = 0):

@@ -168,15 +168,14 @@ class Control(wiring.Component):
         wanted = Command(bus.wdata[:Command.as_shape().size])
         accept, allowed = Signal(), Signal()
         m.d.comb += [accept.eq(bus.awvalid & bus.wvalid & ~bus.bvalid), bus.awready.eq(accept), bus.wready.eq(accept)]
-        with m.If(accept & bus.wstrb.all()):
-            with m.Switch(bus.awaddr[2:]):
-                with m.Case(Register.COMMAND >> 2):
-                    m.d.comb += [allowed.eq(wanted.reset | ~status.busy), command.reset.eq(wanted.reset), command.start.eq(wanted.start & ~wanted.reset & allowed)]
-                for register, setting in self._settings.items():
-                    with m.Case(register >> 2):
-                        m.d.comb += allowed.eq(~status.busy)
-                        with m.If(allowed):
-                            m.d.sync += setting.eq(bus.wdata)
+        with m.If(accept & bus.wstrb.all()), m.Switch(bus.awaddr[2:]):
+            with m.Case(Register.COMMAND >> 2):
+                m.d.comb += [allowed.eq(wanted.reset | ~status.busy), command.reset.eq(wanted.reset), command.start.eq(wanted.start & ~wanted.reset & allowed)]
+            for register, setting in self._settings.items():
+                with m.Case(register >> 2):
+                    m.d.comb += allowed.eq(~status.busy)
+                    with m.If(allowed):
+                        m.d.sync += setting.eq(bus.wdata)
         with m.If(bus.bready):
             m.d.sync += bus.bvalid.eq(0)
         with m.If(accept):

@@ -24,7 +24,8 @@ _RUN_BEATS = FETCH_INSTRUCTIONS * INSTRUCTION_BITS // BEAT_BITS
 class Dispatcher(wiring.Component):
     """Runs one program after each reset: `length` instructions from the byte address `program`, from the cycle of `start` on.
 
-    Instructions are handed out in the program's order, one per two cycles, into a queue per unit, and leave it when their tokens are there, one per two cycles and unit.
+    Instructions are handed out in the program's order, one per two cycles, into a queue per unit, and leave it when their tokens are there, one per two cycles
+    and unit.
     Fetching runs ahead as far as its buffer reaches, never beyond the program.
 
     `done` rises when END has been reached, all queues are empty and no unit is busy. On an error (`error`, with the instruction's `index` where there is one) nothing

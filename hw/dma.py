@@ -1,6 +1,7 @@
 """The AXI4 memory port: runs of beats cut into bursts, for several readers and one writer.
 
-A burst ends at the latest where the address is a multiple of `max_burst` beats. As that divides 4 KiB no burst crosses such a border, and the next one's address needs no adder.
+A burst ends at the latest where the address is a multiple of `max_burst` beats. As that divides 4 KiB no burst crosses such a border, and the next one's address
+needs no adder.
 """
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
@@ -83,8 +84,8 @@ class BurstCutter(wiring.Component):
 class ReadDma(wiring.Component):
     """Reads runs for several requesters through the read channels of one AXI4 port.
 
-    Arbitration is per burst; requester 0 comes first. Up to `OUTSTANDING` bursts are in flight, answers keep their order, and one beat per cycle is passed on, a cycle after
-    the bus has shown it. `runs` are taken ahead, so that short ones follow each other without a gap.
+    Arbitration is per burst; requester 0 comes first. Up to `OUTSTANDING` bursts are in flight, answers keep their order, and one beat per cycle is passed on, a cycle
+    after the bus has shown it. `runs` are taken ahead, so that short ones follow each other without a gap.
 
     `halt` keeps further bursts from the bus; then `idle` tells that all begun ones have been answered. `error` stays set after an answer other than OKAY, whose
     beat is passed on like any other. `beat` pulses for each beat.

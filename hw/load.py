@@ -11,7 +11,8 @@ from .config import AcceleratorConfig
 from .dma import Beats
 from .fifo import Queue
 from .interfaces import BufferWrite, Instructions, Run, UnitControl
-from .isa import Base, LoadMap, LoadWeights as LoadWeightsInstruction, Unit
+from .isa import Base, LoadMap, Unit
+from .isa import LoadWeights as LoadWeightsInstruction
 
 __all__ = ["LoadMaps", "LoadWeights"]
 
@@ -72,7 +73,8 @@ class _Load(wiring.Component):
         self._instruction = instruction
         self._arrival = arrival
         super().__init__({
-            "instruction": In(Instructions), "control": Out(UnitControl()), "bases": In(data.ArrayLayout(32, len(Base))), "runs": Out(stream.Signature(Run)), "beats": In(Beats()),
+            "instruction": In(Instructions), "control": Out(UnitControl()), "bases": In(data.ArrayLayout(32, len(Base))),
+            "runs": Out(stream.Signature(Run)), "beats": In(Beats()),
         } | {name: Out(write) for name, write in writes.items()})
 
     def elaborate(self, platform):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from celosia.hw.config import AcceleratorConfig
 from celosia.hw.isa import Base, Opcode, Unit, encode
 from celosia.hw.program import pack_map, unpack_map
@@ -113,8 +114,10 @@ class Assembler:
             parameters += np.resize(layer.bias[part], 4).astype("<i4").tobytes() + np.resize(layer.multiplier[part], 4).astype("<u2").tobytes()
             parameters += np.resize(layer.shift[part], 4).astype("u1").tobytes() + bytes(4)
         # The weight buffer is a ring: a layer's weights may go where those of the layer before are.
-        self._put(Opcode.LOAD_WEIGHTS, post=[Unit.DRAIN], base=Base.WEIGHTS, offset=self._place(parameters), parameters=1, address=parameter_word, beats=len(parameters) // 8)
-        self._put(Opcode.LOAD_WEIGHTS, wait=[Unit.COMPUTE] if index else [], post=[Unit.COMPUTE], base=Base.WEIGHTS, offset=self._place(block_data), address=weight_word % config.weight_words, beats=len(block_data) // 8)
+        self._put(Opcode.LOAD_WEIGHTS, post=[Unit.DRAIN], base=Base.WEIGHTS, offset=self._place(parameters), parameters=1,
+                  address=parameter_word, beats=len(parameters) // 8)
+        self._put(Opcode.LOAD_WEIGHTS, wait=[Unit.COMPUTE] if index else [], post=[Unit.COMPUTE], base=Base.WEIGHTS,
+                  offset=self._place(block_data), address=weight_word % config.weight_words, beats=len(block_data) // 8)
 
         # Maps of odd layers lie in the scratchpad's other half.
         map_word, pitch = index % 2 * (config.map_words // 2), height * width
@@ -135,8 +138,9 @@ class Assembler:
             store, part = divmod(tile, tiles_a_store)
             half = store % 2 * (config.stage_pixels // 2)
             first, second = tile == 0, tile < 2
-            self._put(Opcode.COMPUTE, wait=[Unit.WEIGHT, Unit.MAP] if first else [] if second else [Unit.DRAIN],
-                      post=[Unit.DRAIN, *([Unit.WEIGHT] if tile == tiles - 1 and target != Base.OUTPUT else [])], address=map_word - layer.padding * (width + 1) & 0x3FFF,
+            weights_used = tile == tiles - 1 and target != Base.OUTPUT
+            self._put(Opcode.COMPUTE, wait=[Unit.WEIGHT, Unit.MAP] if first else [] if second else [Unit.DRAIN], post=[Unit.DRAIN, *[Unit.WEIGHT] * weights_used],
+                      address=map_word - layer.padding * (width + 1) & 0x3FFF,
                       weights=(weight_word + tile * groups * kernel * kernel * config.outputs) % config.weight_words,
                       last_channels=groups - 1, x=-layer.padding, y=-layer.padding, clear=1, complete=1)
             last_of_store = part == tiles_a_store - 1 or tile == tiles - 1
@@ -145,8 +149,8 @@ class Assembler:
             if layer.residual:
                 if part == 0:
                     # Two planes of the network's input; the residual buffer's half as the staging's.
-                    self._put(Opcode.LOAD_MAP, wait=[Unit.DRAIN] if store >= 2 else [], post=[Unit.DRAIN], base=Base.INPUT, offset=2 * store * pixels, residual=1, address=half,
-                              beats=pixels, planes=min(2, -(-outputs // 8) - 2 * store), plane_stride=pixels)
+                    self._put(Opcode.LOAD_MAP, wait=[Unit.DRAIN] if store >= 2 else [], post=[Unit.DRAIN], base=Base.INPUT, offset=2 * store * pixels,
+                              residual=1, address=half, beats=pixels, planes=min(2, -(-outputs // 8) - 2 * store), plane_stride=pixels)
                     wait.append(Unit.MAP)
                 zero_point, multiplier, shift = layer.residual
                 residual = {"residual": 1, "residual_address": half, "residual_zero_point": zero_point, "residual_multiplier": multiplier, "residual_shift": shift}
@@ -162,8 +166,8 @@ class Assembler:
                 last_plane = min(tile * config.outputs + config.outputs, outputs + -outputs % 8) - store * 16 > 8
                 post = [Unit.MAP] if target == Base.MAPS and tile == tiles - 1 else []
                 self._put(Opcode.STORE, wait=[Unit.DRAIN], post=post + ([Unit.DRAIN] if (store + 2) * tiles_a_store < tiles else []), base=target,
-                          offset=2 * store * pixels + (self._map_offset if target == Base.MAPS else 0), address=half, last_plane=int(last_plane), rows=rows, columns=columns,
-                          plane_stride=pixels, row_stride=columns)
+                          offset=2 * store * pixels + (self._map_offset if target == Base.MAPS else 0), address=half, last_plane=int(last_plane), rows=rows,
+                          columns=columns, plane_stride=pixels, row_stride=columns)
         return weight_word + len(block_data) // config.inputs, parameter_word + len(parameters) // 32
 
 

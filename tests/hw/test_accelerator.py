@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 from assembler import BASES, MEMORY, Assembler, random_layer, result
 from bench import parameters, reset, run_cocotb
+from cocotb.triggers import ClockCycles, RisingEdge
+from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam
+
 from celosia.hw.accelerator import Accelerator
 from celosia.hw.build import to_verilog
 from celosia.hw.config import get_config
 from celosia.hw.isa import Base, Opcode, Unit, decode, encode
 from celosia.hw.registers import Command, ErrorCode, Register, Status
-from cocotb.triggers import ClockCycles, RisingEdge
-from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam
 
 
 def network(config, case):
@@ -22,7 +23,8 @@ def network(config, case):
         "1x1": lambda: [random_layer(generator, 8, 8, 1)],
         "3x3": lambda: [random_layer(generator, 8, 8, 3, padding=1, bounds=(-10, 100))],
         "stride": lambda: [random_layer(generator, 8, 24, 3, padding=1, stride=2)],
-        "chain": lambda: [random_layer(generator, 16, 24, 3, padding=1), random_layer(generator, 24, 8, 1), random_layer(generator, 8, 16, 3, padding=1, residual=(5, 40000, 17))],
+        "chain": lambda: [random_layer(generator, 16, 24, 3, padding=1), random_layer(generator, 24, 8, 1),
+                          random_layer(generator, 8, 16, 3, padding=1, residual=(5, 40000, 17))],
     }[case]()
     return Assembler(config, codes).assemble(layers)
 

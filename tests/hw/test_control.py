@@ -1,13 +1,14 @@
 import cocotb
 import pytest
 from bench import reset, run_cocotb
+from cocotb.triggers import ClockCycles, RisingEdge
+from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp
+
 from celosia.hw.build import to_verilog
 from celosia.hw.config import get_config
 from celosia.hw.control import Control
 from celosia.hw.isa import Unit
 from celosia.hw.registers import MAGIC, VERSION, WRITABLE, Command, ErrorCode, Register, Snapshot, Status
-from cocotb.triggers import ClockCycles, RisingEdge
-from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp
 
 CONFIG = get_config("tiny")
 START, RESET = (Command.const({name: 1}).as_bits() for name in ("start", "reset"))
@@ -42,7 +43,7 @@ class Host:
 
 
 async def host(dut):
-    for name in "done error read_error write_error retire pending snapshot active read_beat write_beat saturated".split():
+    for name in ["done", "error", "read_error", "write_error", "retire", "pending", "snapshot", "active", "read_beat", "write_beat", "saturated"]:
         getattr(dut, f"state_{name}").value = 0
     dut.state_idle.value = 1
     await reset(dut)
@@ -99,7 +100,7 @@ async def a_program_runs(dut):
     waits = {Register.ACTIVE: None, Register.STALL_WEIGHTS: Unit.WEIGHT, Register.STALL_MAPS: Unit.MAP, Register.STALL_DRAIN: Unit.DRAIN}
     earlier = {register: await control.read(register) for register in (*waits, Register.STALL_INSTRUCTION)}
     dut.state_pending.value = 1 << Unit.COMPUTE
-    for cycles, (register, unit) in enumerate(waits.items(), 10):
+    for cycles, unit in enumerate(waits.values(), 10):
         dut.state_active.value = unit is None
         dut.state_snapshot.value = 0 if unit is None else Snapshot.const({"waiting": [0, 0, 1 << unit, 0, 0]}).as_bits()
         dut.state_saturated.value, dut.state_read_beat.value, dut.state_write_beat.value = 4, 1, int(unit == Unit.MAP)

@@ -3,11 +3,12 @@ import random
 import cocotb
 import pytest
 from bench import parameters, reset, run_cocotb
+from cocotb.triggers import RisingEdge
+
 from celosia.hw.dispatch import Dispatcher
 from celosia.hw.interfaces import Run
 from celosia.hw.isa import EDGES, INSTRUCTIONS, Opcode, Unit, decode, encode, unit_of
 from celosia.hw.registers import ErrorCode
-from cocotb.triggers import RisingEdge
 
 PROGRAM = 0x1230
 

@@ -3,12 +3,13 @@ import random
 import cocotb
 import pytest
 from bench import parameters, reset, run_cocotb
+from cocotb.triggers import RisingEdge
+from cocotbext.axi import AxiRamRead, AxiRamWrite, AxiReadBus, AxiWriteBus
+
 from celosia.hw.build import to_verilog
 from celosia.hw.config import get_config
 from celosia.hw.dma import OUTSTANDING, BurstCutter, ReadDma, WriteDma
 from celosia.hw.interfaces import Run
-from cocotb.triggers import RisingEdge
-from cocotbext.axi import AxiRamRead, AxiRamWrite, AxiReadBus, AxiWriteBus
 
 CONFIG = get_config("tiny")
 MEMORY = 1 << 20

@@ -3,11 +3,12 @@ import random
 import cocotb
 import pytest
 from bench import parameters, reset, run_cocotb, stream_put
+from cocotb.triggers import RisingEdge
+
 from celosia.hw.config import get_config
 from celosia.hw.interfaces import Run
 from celosia.hw.isa import Base, Opcode, Unit, encode
 from celosia.hw.load import LoadMaps, LoadWeights
-from cocotb.triggers import RisingEdge
 
 BASES = [0x10000, 0x200000, 0x3000000, 0x40000000]
 
@@ -42,7 +43,8 @@ def random_weights(generator):
 def random_map(generator):
     residual = generator.random() < 0.3
     return Opcode.LOAD_MAP, {"base": generator.choice(list(Base)), "offset": generator.getrandbits(20), "residual": int(residual),
-                             "address": generator.getrandbits(14), "pitch": generator.getrandbits(14), "beats": generator.choice([1, 1, 2, 8, generator.randint(1, 100)]),
+                             "address": generator.getrandbits(14), "pitch": generator.getrandbits(14),
+                             "beats": generator.choice([1, 1, 2, 8, generator.randint(1, 100)]),
                              "planes": generator.randint(1, 2) if residual else generator.randint(1, 9), "plane_stride": generator.getrandbits(16)}
 
 
