@@ -24,7 +24,7 @@ class Memory:
 
 def allocate(config: AcceleratorConfig, network: Network, plans: list[Plan], batch: int) -> Memory:
     """Place a network's tensors. Raises :exc:`CompileError` naming the bytes if maps and weights exceed the memory."""
-    last_use = {name: -1 for name in network.tensors}
+    last_use = dict.fromkeys(network.tensors, -1)
     for index, layer in enumerate(network.layers):
         for name in (layer.input, layer.residual and layer.residual.tensor):
             if name:

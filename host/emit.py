@@ -15,7 +15,7 @@ from ..hw.isa import Base, Opcode, Unit
 from ..hw.network import Network
 from ..hw.program import Placement
 from .schedule import Mark, Region, Ring, Schedule
-from .tile import Chunk, Geometry, Piece, Plan, Tile, pieces
+from .tile import Chunk, Piece, Plan, Tile, pieces
 
 __all__ = ["Emitter", "WeightOffsets"]
 
@@ -119,12 +119,15 @@ class Emitter:
                     parts = []
                     for first in geometry.parts(block):
                         key = {"layer": offsets.weights[first], "chunk": (first, chunk), "tile": (first, chunk, tile)}[plan.keep]
-                        if key not in kept:
-                            kept[key] = self._weight_pieces(geometry, offsets, first, fine=block == 0)
-                        for _, load in kept[key]:
+                        fine, loads = kept.get(key, (block == 0, None))
+                        cut = pieces(geometry, first, fine)
+                        if loads is None:
+                            loads = self._weight_pieces(geometry, offsets.weights[first], cut)
+                            kept[key] = fine, loads
+                        for load in loads:
                             load.uses += 1
                         parameters, word = layer_parameters[first]
-                        parts.append((first, parameters, word, kept[key]))
+                        parts.append((first, parameters, word, list(zip(cut, loads))))
                     task = _Task(index, block, tile, chunk_load, parts, None)
                     if geometry.layer.residual:
                         task.residual = _ResidualLoad(task)
@@ -146,14 +149,14 @@ class Emitter:
             result |= {c: (load, c // 4 - first_word) for c in firsts}
         return result
 
-    def _weight_pieces(self, geometry, offsets, first, fine):
-        result, offset = [], offsets.weights[first]
-        for piece in pieces(geometry, first, fine):
+    def _weight_pieces(self, geometry, offset, cut):
+        """The loads of an array load's pieces."""
+        result = []
+        for piece in cut:
             words = piece.words * piece.rows * geometry.weight.shape[3] * self._config.block_words
-            load = _Load(offset, words)
-            self._weight_loads.append(load)
-            result.append((piece, load))
+            result.append(_Load(offset, words))
             offset += words * self._config.inputs
+        self._weight_loads += result
         return result
 
     def _map_loads(self, plan, chunk) -> Iterator[tuple]:

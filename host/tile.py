@@ -122,10 +122,11 @@ class Geometry:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of different weights: a depthwise layer of equal kernels, such as average pooling, repeats one array load (and a last, partial one)."""
+        """Bytes of different weights: a depthwise layer of equal kernels, such as average pooling, repeats the array loads of one channel word and of the last one."""
         kernel = self.weight.shape[2] * self.weight.shape[3]
         repeats = self.layer.groups == self.conv[0] == self.shape[0] and (self.weight == self.weight[:1]).all()
-        return (min(self.steps, 2 * kernel) if repeats else self.steps) * self.config.macs
+        word_loads = max(self.config.inputs // self.config.outputs, 1)
+        return (min(self.steps, 2 * kernel * word_loads) if repeats else self.steps) * self.config.macs
 
     def input_rows(self, rows: tuple[int, int]) -> tuple[int, int]:
         """Rows of the map, half-open and at least one, that convolution rows need."""
@@ -389,13 +390,14 @@ def _estimate(geometry, chunks):
             run = max(tile.pixels, config.min_pixels)
             steps = geometry.steps * run + TILE_OVERHEAD * geometry.conv[0] // config.outputs
             compute += max(steps, tile.pixels * phases * ceil(geometry.conv[0] / config.outputs))
-    moved = geometry.weight_bytes * loads + geometry.batch * ceil(geometry.out[0] / PLANE) * PLANE * geometry.out[1] * geometry.out[2]
+    stored = ceil(geometry.out[0] / PLANE) * geometry.out[1] * geometry.out[2]
+    moved = geometry.weight_bytes * loads + geometry.batch * PLANE * stored
     moved += sum(PLANE * geometry.planes * (c.images[1] - c.images[0]) * (c.rows[1] - c.rows[0]) * geometry.shape[2] for c in chunks)
     if layer.residual:
         moved += sum(tile.pixels for chunk in chunks for tile in chunk.tiles) * ceil(geometry.conv[0] / PLANE) * PLANE
     memory = ceil(moved * config.clock_mhz * 1e6 / MEMORY_RATE)
     rows_read = min(geometry.shape[1], geometry.conv[1] * geometry.weight.shape[2])
-    ideal = geometry.weight_bytes + geometry.batch * PLANE * (geometry.planes * rows_read * geometry.shape[2] + ceil(geometry.out[0] / PLANE) * geometry.out[1] * geometry.out[2])
+    ideal = geometry.weight_bytes + geometry.batch * PLANE * (geometry.planes * rows_read * geometry.shape[2] + stored)
     if layer.residual:
         ideal += geometry.batch * ceil(geometry.conv[0] / PLANE) * PLANE * geometry.conv[1] * geometry.conv[2]
     bound = max(geometry.steps * geometry.batch * geometry.conv[1] * geometry.conv[2], ceil(ideal * config.clock_mhz * 1e6 / MEMORY_RATE))

@@ -115,7 +115,7 @@ class Machine:
         sums = self._sums[self._bank, :pixels]
         if clear:
             sums[:] = 0
-        for group in range(last_channels + 1):
+        for _ in range(last_channels + 1):
             for ky in range(window["last_kernel_row"] + 1):
                 for kx in range(window["last_kernel_column"] + 1):
                     data = self._maps[(address + offsets) % (1 << 14)]

@@ -3,6 +3,7 @@
 import random
 
 import numpy as np
+
 from celosia.hw.network import Layer, Network, Pool, Residual, Tensor
 
 
@@ -15,6 +16,8 @@ def random_layer(rng: np.random.Generator, name: str, source: str, shape, output
     weights = (outputs, shape[0] // groups, *kernel)
     terms = weights[1] * kernel[0] * kernel[1]
     weight = rng.choice([-127, 127], weights) if extreme else rng.integers(-127, 128, weights)
+    if op == "avg_pool":
+        weight = np.ones(weights, np.int64)
     ratio = rng.uniform(0.5, 2, outputs) * 40 / (128 * 60 * np.sqrt(terms))
     shift = np.floor(16 - np.log2(ratio)).astype(np.int64)
     multiplier = np.clip(np.round(ratio * 2.0**shift), 1 << 15, (1 << 16) - 1)
@@ -54,7 +57,8 @@ def random_network(seed: int, most_layers: int = 4, largest: int = 40) -> Networ
                     padding=tuple(draw.randint(0, 1) for _ in range(4)))
         if draw.random() < 0.6 or any(n + pool.padding[axis] + pool.padding[axis + 2] < pool.kernel[axis] for axis, n in enumerate(conv)):
             pool = None
-        layer = random_layer(rng, f"layer{len(layers)}", source, shape, outputs, kernel, extreme=draw.random() < 0.2, stride=stride, padding=padding,
+        op = "avg_pool" if groups == channels == outputs and draw.random() < 0.5 else "conv"
+        layer = random_layer(rng, f"layer{len(layers)}", source, shape, outputs, kernel, op=op, extreme=draw.random() < 0.2, stride=stride, padding=padding,
                              dilation=dilation, groups=groups, residual=residual, pool=pool)
         layers.append(layer)
         source, shape = layer.output, (outputs, *layer.output_size(*size))

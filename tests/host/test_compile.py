@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from networks import network_of, random_codes, random_layer, random_network
+
 from celosia.host.compile import compile, plan_network
 from celosia.host.errors import CompileError
 from celosia.hw import isa
@@ -13,7 +15,6 @@ from celosia.hw.network import Residual
 from celosia.hw.program import Program, ProgramError, pack_map, unpack_map
 from celosia.sim.golden import execute
 from celosia.sim.machine import Machine, MachineError
-from networks import network_of, random_codes, random_layer, random_network
 
 
 def run_on_machine(program, codes, seed, words=None):
@@ -131,3 +132,13 @@ def test_tiles_fit_their_buffers():
                 assert tile.pixels <= config.tile_pixels
                 stored[slice(*tile.images), slice(*tile.out_rows), slice(*tile.out_columns)] += 1
             assert (stored == 1).all(), "every pixel is stored once"
+
+
+@pytest.mark.parametrize("config", ["tiny", "ulx3s-85f"])
+def test_average_pooling_loads_its_weights_once(config):
+    rng = np.random.default_rng(4)
+    network = network_of([random_layer(rng, "a", "x", (50, 7, 7), 50, (7, 7), op="avg_pool", groups=50)], (50, 7, 7), rng)
+    program, codes = compile(network, config), random_codes(network, 1, 2)
+    loads = 2 * max(program.config.inputs // program.config.outputs, 1)  # of one channel word, and of the last, whose channels are fewer
+    assert program.code_offset <= 64 // 4 * 32 + loads * 49 * program.config.macs + 512
+    np.testing.assert_array_equal(run_on_machine(program, codes, 3), execute(network, [codes])[0])

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from networks import network_of, random_codes, random_layer, random_network
+
 from celosia.hw.network import Pool, Tensor
 from celosia.sim import golden
-from networks import network_of, random_codes, random_layer, random_network
 
 torch = pytest.importorskip("torch")
 
