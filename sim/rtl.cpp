@@ -165,7 +165,9 @@ int board_write(Board* board, uint32_t address, uint32_t value) {
 }
 
 // From here on cycles are counted, and the one is noted in which the STORE unit retires its thresholds[i]-th instruction.
+// The memory, which must be idle, begins anew, so that equal runs take equally long.
 void board_mark(Board* board, const uint32_t* thresholds, uint32_t count, uint64_t* stamps) {
+    board->memory.reset();
     board->started = board->cycle;
     board->stores = board->mark = 0;
     board->marks = count;

@@ -15,7 +15,7 @@ from ..hw.isa import Base, Unit, decode, unit_of
 from ..hw.program import Program, map_bytes, pack_map, unpack_map
 from ..hw.registers import MAGIC, VERSION, Command, ErrorCode, Register, Status
 from .device import DeviceError, RunResult, check_inputs
-from .verilate import BuildError, cache_folder, verilate
+from .verilate import BuildError, cache_folder, fast_verilog, verilate
 
 __all__ = ["RtlDevice", "build"]
 
@@ -23,7 +23,7 @@ __all__ = ["RtlDevice", "build"]
 MEMORIES = {"ideal": (0, 0), "sdram": (1, 0), "ideal-pauses": (0, 96), "sdram-pauses": (1, 96)}
 #: Cycles without a retired instruction after which the engine gives up; the longest tile takes fewer.
 WATCHDOG_CYCLES = 1 << 22
-_COUNTERS = [register for register in Register if Register.CYCLES <= register <= Register.RETIRED_STORE]
+_COUNTERS = [register for register in Register if Register.CYCLES <= register <= Register.RETIRED_STORE and register != Register.SNAPSHOT]
 _BASES = {Base.WEIGHTS: Register.BASE_WEIGHTS, Base.MAPS: Register.BASE_MAPS, Base.INPUT: Register.BASE_INPUT, Base.OUTPUT: Register.BASE_OUTPUT}
 _ENDED, _CONTROL_STUCK, _BUS_VIOLATION = 1, 2, 3
 _SECONDS_A_CALL = 0.2
@@ -37,7 +37,7 @@ def build(config: AcceleratorConfig, *, trace: bool = False) -> Path:
 def _verilog(config):
     """The accelerator's Verilog, from the cache if its sources have not changed: generating it takes longer than many a run."""
     folder = Path(__file__).parents[1] / "hw"
-    sources = [path.read_bytes() for path in sorted(folder.glob("*.py"))]
+    sources = [path.read_bytes() for path in [*sorted(folder.glob("*.py")), Path(__file__).with_name("verilate.py")]]
     try:
         versions = [importlib.metadata.version(name) for name in ("amaranth", "pyosys")]
     except importlib.metadata.PackageNotFoundError as error:
@@ -45,10 +45,10 @@ def _verilog(config):
     path = cache_folder() / "verilog" / f"{hashlib.sha256(repr((sources, versions, config.hash)).encode()).hexdigest()[:32]}.v"
     if not path.exists():
         from ..hw.accelerator import Accelerator
-        from ..hw.build import to_verilog
+        from ..hw.build import to_rtlil
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, to_verilog(Accelerator(config)))
+        write_atomically(path, fast_verilog(to_rtlil(Accelerator(config))))
     return path.read_text()
 
 

@@ -95,10 +95,10 @@ public:
     enum Kind { ideal, sdram };
 
     // `pause` of 256: probability that a ready or a beat is held back in a cycle, for tests.
-    Memory(uint8_t* bytes, uint64_t size, Kind kind, unsigned pause, uint64_t seed) : bytes_(bytes), size_(size), kind_(kind), pause_(pause), random_(seed * 2 + 1) {}
+    Memory(uint8_t* bytes, uint64_t size, Kind kind, unsigned pause, uint64_t seed) : bytes_(bytes), size_(size), kind_(kind), pause_(pause), seed_(seed), random_(seed * 2 + 1) {}
 
-    // Forgets what is outstanding, keeps the bytes.
-    void reset() { *this = Memory(bytes_, size_, kind_, pause_, random_ / 2); }
+    // Begins anew with the bytes as they are: forgets what is outstanding.
+    void reset() { *this = Memory(bytes_, size_, kind_, pause_, seed_); }
 
     AxiPins pins;
     const char* violation = nullptr;  // what the manager did that AXI4 forbids
@@ -245,7 +245,7 @@ private:
     uint64_t size_;
     Kind kind_;
     unsigned pause_;
-    uint64_t random_;
+    uint64_t seed_, random_;
     int64_t cycle_ = 0, turn_ = 0, last_[2] = {0, 0};
     unsigned complete_writes_ = 0;
     bool writing_ = false;
