@@ -22,13 +22,13 @@ class Sequencer(wiring.Component):
     """Runs the loops of tiles: a pixel a cycle, without a pause from a tile's first to its last.
 
     While a tile runs, setup instructions and the next COMPUTE are accepted, and the next tile's first weights loaded; it follows after one idle cycle.
-    From idle, a tile's first pixel is issued max(`outputs`, 4) + 1 cycles after its instruction was taken.
+    From idle, a tile's first pixel is issued max(`outputs`, 4) + 2 cycles after its instruction was taken.
 
     A pixel is issued (`active`) `latency` cycles before its `address`, `inside` and `pixel`; `zero_point` goes with them. A block's first word of
     weights is addressed two cycles after the issue of the first pixel of the step before; `load` goes with the address.
 
     written_delay: cycles from an `address` to the first in which the pixel's sums are written. With a tile's last pixel the token for DRAIN is posted then,
-    and the tile retires; the tokens for WEIGHT and MAP are posted a cycle after its last address. A setup instruction retires a cycle after it was taken.
+    and the tile retires; the tokens for WEIGHT and MAP are posted a cycle after its last address. A setup instruction retires two cycles after it was taken.
     """
 
     latency = 3
@@ -178,24 +178,29 @@ class Sequencer(wiring.Component):
         m.d.sync += [flight.eq(Cat(end, flight)), drain.eq(Cat(end & (post & at_write).any(), drain))]
         written = flight[-1]
 
-        # No token nor retirement of a tile may coincide with one of a setup instruction.
-        m.d.comb += self.instruction.ready.eq(~pending & ~read.any() & ~written)
-        accepted = self.instruction.valid & self.instruction.ready
-        header = ComputeWindow(self.instruction.payload[: ComputeWindow.as_shape().size]).header
+        # An instruction rests in `word`, so that what it sets is enabled almost straight from registers.
+        taken, word = Signal(), Signal(ComputeWindow.as_shape().size, reset_less=True)
         opcodes = {"strides": Opcode.COMPUTE_STRIDES, "window": Opcode.COMPUTE_WINDOW, "compute": Opcode.COMPUTE}
-        with m.If(accepted):
+        kinds = {name: Signal(name=f"is_{name}", reset_less=True) for name in opcodes}
+        m.d.comb += self.instruction.ready.eq(~taken)
+        with m.If(~taken):
+            m.d.sync += [taken.eq(self.instruction.valid), word.eq(self.instruction.payload)]
             for name, opcode in opcodes.items():
-                with m.If(header.opcode == opcode):
-                    m.d.sync += upcoming[name].eq(self.instruction.payload)
-        tile = header.opcode == Opcode.COMPUTE
-        with m.If(accepted & tile):
-            m.d.sync += pending.eq(1)
-        setup = accepted & ~tile
+                m.d.sync += kinds[name].eq(ComputeWindow(self.instruction.payload[: len(word)]).header.opcode == opcode)
+        for name, kind in kinds.items():
+            with m.If(kind & taken & ~pending):
+                m.d.sync += upcoming[name].eq(word)
+
+        # No token nor retirement of a tile may coincide with one of a setup instruction.
+        execute = taken & ~pending & ~read.any() & ~written
+        with m.If(execute):
+            m.d.sync += [taken.eq(0), pending.eq(kinds["compute"])]
+        setup = execute & ~kinds["compute"]
         m.d.sync += [
-            self.control.post.eq(read | Mux(drain[-1], at_write, 0) | Mux(setup, header.post, 0)),
+            self.control.post.eq(read | Mux(drain[-1], at_write, 0) | Mux(setup, ComputeWindow(word).header.post, 0)),
             self.control.retired.eq(setup | written),
         ]
-        m.d.comb += self.control.busy.eq(pending | busy | flight.any() | self.control.retired)
+        m.d.comb += self.control.busy.eq(taken | pending | busy | flight.any() | self.control.retired)
 
 
 def _any(words):

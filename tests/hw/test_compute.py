@@ -267,7 +267,7 @@ async def back_to_back(dut):
     await bench.drain(1, parameters()["drain_latency"])
     gaps = np.diff(bench.active)
     assert list(gaps) == ([1] * 15 + [2]) * 3 + [1] * 15
-    assert bench.active[0] - bench.taken[2] == max(config.outputs, 4) + 1
+    assert bench.active[0] - bench.taken[2] == max(config.outputs, 4) + 2
 
 
 def run(config, name, **more):
@@ -276,7 +276,7 @@ def run(config, name, **more):
     run_cocotb(unit, __file__, name, {"config": config.name, "drain_latency": unit.drain_latency} | more)
 
 
-@pytest.mark.parametrize("config, fillings, whole", [("tiny", 40, True), ("ulx3s-25f", 30, True), ("ulx3s-85f", 16, False)])
+@pytest.mark.parametrize("config, fillings, whole", [("tiny", 40, True), ("ulx3s-25f", 30, True), pytest.param("ulx3s-85f", 16, False, marks=pytest.mark.long)])
 def test_tiles(config, fillings, whole):
     run(config, "tiles", seed=3, fillings=fillings, whole=whole)
 
