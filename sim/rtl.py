@@ -1,4 +1,8 @@
-"""The device `rtl`: the compiled RTL itself, with a model of the board's memory."""
+"""The device `rtl`: the compiled RTL itself, with a model of the board's memory.
+
+About 250,000 cycles/s of the 256-MAC engine compiled by g++ 12, 330,000 by clang (`CELOSIA_CXX="python -m ziglang c++ -fno-sanitize=undefined"`), on one
+busy core; the model and the harness take less than 2 % of it.
+"""
 
 import ctypes
 import hashlib
