@@ -20,12 +20,38 @@ from .tile import Chunk, Piece, Plan, Tile, pieces
 __all__ = ["Emitter", "WeightOffsets"]
 
 
+#: Beats below which a map's load is not cut into channel groups.
+_LOAD_BEATS = 256
+
+
 @dataclass(frozen=True)
 class WeightOffsets:
     """Bytes from base WEIGHTS: a layer's parameters, and the weights of each array load by its first output channel."""
 
     parameters: int
     weights: dict[int, int]
+
+
+class _Ahead:
+    """Loads of a unit that none of the instructions emitted so far waits for: what may pile up as tokens, of which a counter holds 255."""
+
+    limit = 64
+
+    def __init__(self):
+        self._ordinals = deque()
+
+    def add(self, mark: Mark) -> None:
+        """A load has been emitted."""
+        self._ordinals.append(mark.ordinal)
+
+    def passed(self, mark: Mark) -> None:
+        """An instruction that waits for `mark` has been emitted."""
+        while self._ordinals and self._ordinals[0] <= mark.ordinal:
+            self._ordinals.popleft()
+
+    @property
+    def full(self) -> bool:
+        return len(self._ordinals) >= self.limit
 
 
 @dataclass(eq=False)
@@ -94,6 +120,7 @@ class Emitter:
         self._parameters = Ring(config.parameter_words, wraps=False)
         self._residuals = Ring(config.stage_pixels, wraps=True)
         self._staging = Ring(config.stage_pixels, wraps=True)
+        self._ahead = {ring: _Ahead() for ring in (self._maps, self._weights, self._parameters, self._residuals)}
         self._staged = []   # (tile, region) that later stores of the strip may read
         self._drains = []   # DRAIN marks, one a completed bank of sums
         self._written = {}  # tensor → (images, rows, block channels, STORE mark)
@@ -164,7 +191,9 @@ class Emitter:
         geometry = plan.geometry
         ends = sorted({geometry.input_rows(tile.rows)[1] for tile in chunk.tiles} | {chunk.rows[1]})
         strips = list(pairwise([chunk.rows[0], *[end for end in ends if end > chunk.rows[0]]]))
-        step = max(ceil(geometry.words / 4), 1)
+        # Smaller loads would cost more than the wait they save.
+        whole = geometry.planes * (strips[0][1] - strips[0][0]) * geometry.shape[2]
+        step = ceil(geometry.words / max(min(4, whole // _LOAD_BEATS), 1))
         for image in range(*chunk.images):
             for strip in strips:
                 for word in range(0, geometry.words, step):
@@ -173,26 +202,35 @@ class Emitter:
     # ---- loads that run ahead ------------------------------------------------------------------------------------------------
 
     def _run_ahead(self):
-        self._load_constants(self._parameter_loads, self._parameters, parameters=1)
-        self._load_constants(self._weight_loads, self._weights, parameters=0)
-        while self._residual_loads and self._load_residual(self._residual_loads[0]):
+        while self._load_constant(self._parameter_loads, self._parameters):
+            pass
+        while self._load_constant(self._weight_loads, self._weights):
+            pass
+        while self._residual_loads and not self._ahead[self._residuals].full and self._load_residual(self._residual_loads[0]):
             self._residual_loads.popleft()
-        while self._chunk_loads and self._load_chunk(self._chunk_loads[0]):
-            self._chunk_loads.popleft()
+        while self._chunk_loads and not self._ahead[self._maps].full:
+            if not self._chunk_loads[0].pending:
+                self._chunk_loads.popleft()
+            elif not self._load_map(self._chunk_loads[0]):
+                break
 
-    def _load_constants(self, loads, ring, parameters):
-        beats = 4 if parameters else self._lanes
-        while loads:
-            load = loads[0]
-            load.region = ring.allocate(load.words)
-            if load.region is None:
-                return
-            load.mark = self._schedule.emit(Opcode.LOAD_WEIGHTS, [load.region.after], base=Base.WEIGHTS, offset=load.offset // 8,
-                                            parameters=parameters, address=load.region.start, beats=load.words * beats)
-            loads.popleft()
+    def _load_constant(self, loads, ring, force=False):
+        """Emit the next load of weights or parameters, if there is one and room for it; `force`: however far ahead."""
+        if not loads or (self._ahead[ring].full and not force):
+            return False
+        load = loads[0]
+        load.region = ring.allocate(load.words)
+        if load.region is None:
+            return False
+        parameters = ring is self._parameters
+        load.mark = self._schedule.emit(Opcode.LOAD_WEIGHTS, [load.region.after], base=Base.WEIGHTS, offset=load.offset // 8,
+                                        parameters=parameters, address=load.region.start, beats=load.words * (4 if parameters else self._lanes))
+        self._ahead[ring].add(load.mark)
+        loads.popleft()
+        return True
 
-    def _load_chunk(self, load):
-        """Emit what can be of a chunk's loads; whether it is complete."""
+    def _load_map(self, load):
+        """Emit the next of a chunk's loads, if there is room for the chunk and its source is in memory."""
         geometry, chunk = self._plans[load.layer].geometry, load.chunk
         images, rows, width = chunk.images[1] - chunk.images[0], chunk.rows[1] - chunk.rows[0], geometry.shape[2]
         if load.region is None:
@@ -201,20 +239,20 @@ class Emitter:
                 return False
         tensor = geometry.layer.input
         place = self._placements[tensor]
-        while load.pending:
-            image, span, words = load.pending[0]
-            written = self._stored(tensor, (image, image + 1), span, None)
-            if written is None:
-                return False
-            first_plane = words[0] * self._lanes
-            mark = self._schedule.emit(
-                Opcode.LOAD_MAP, [load.region.after, *written], base=place.base,
-                offset=place.offset // 8 + ((image * geometry.planes + first_plane) * geometry.shape[1] + span[0]) * width,
-                address=load.region.start + (words[0] * images * rows + (image - chunk.images[0]) * rows + span[0] - chunk.rows[0]) * width,
-                pitch=images * rows * width, beats=(span[1] - span[0]) * width,
-                planes=min(words[1] * self._lanes, geometry.planes) - first_plane, plane_stride=geometry.shape[1] * width)
-            load.done.append((image, span, words, mark))
-            load.pending.popleft()
+        image, span, words = load.pending[0]
+        written = self._stored(tensor, (image, image + 1), span, None)
+        if written is None:
+            return False
+        first_plane = words[0] * self._lanes
+        mark = self._schedule.emit(
+            Opcode.LOAD_MAP, [load.region.after, *written], base=place.base,
+            offset=place.offset // 8 + ((image * geometry.planes + first_plane) * geometry.shape[1] + span[0]) * width,
+            address=load.region.start + (words[0] * images * rows + (image - chunk.images[0]) * rows + span[0] - chunk.rows[0]) * width,
+            pitch=images * rows * width, beats=(span[1] - span[0]) * width,
+            planes=min(words[1] * self._lanes, geometry.planes) - first_plane, plane_stride=geometry.shape[1] * width)
+        self._ahead[self._maps].add(mark)
+        load.done.append((image, span, words, mark))
+        load.pending.popleft()
         return True
 
     def _load_residual(self, load):
@@ -244,6 +282,7 @@ class Emitter:
                     offset=place.offset // 8 + (plane * height + row) * width + tile.columns[0],
                     address=address % self._config.stage_pixels, pitch=0, beats=beats, planes=planes, plane_stride=height * width)
                 address += beats
+        self._ahead[self._residuals].add(load.mark)
         return True
 
     def _stored(self, tensor, images, rows, planes):
@@ -309,7 +348,12 @@ class Emitter:
         bank_free = self._drains[-2] if len(self._drains) >= 2 else None
         mark = None
         for position, (piece, load) in enumerate(weights):
-            assert load.mark is not None, "weights are loaded before their tile"
+            while load.mark is None:
+                loaded = self._load_constant(self._weight_loads, self._weights, force=True)
+                assert loaded, "the weight buffer holds a tile's pieces"
+            maps = self._loaded(task, geometry, piece)
+            self._ahead[self._weights].passed(load.mark)
+            self._ahead[self._maps].passed(maps)
             self._schedule.setup(Opcode.COMPUTE_STRIDES, **{name: value % (1 << 14) for name, value in {
                 "column": stride_x, "row": stride_y * width - row_back, "image": image_stride - image_back, "kernel_column": dilation_x - run_back,
                 "kernel_row": dilation_y * width - kernel_back, "channels": word_stride - kernel_back - (piece.rows - 1) * dilation_y * width}.items()})
@@ -321,7 +365,7 @@ class Emitter:
             x = tile.columns[0] * stride_x - geometry.padding[1]
             address = task.chunk.region.start + piece.word * word_stride + (tile.images[0] - chunk.images[0]) * image_stride + (y - chunk.rows[0]) * width + x
             mark = self._schedule.emit(
-                Opcode.COMPUTE, [load.mark, self._loaded(task, geometry, piece), bank_free if position == 0 else None],
+                Opcode.COMPUTE, [load.mark, maps, bank_free if position == 0 else None],
                 address=address % (1 << 14), weights=load.region.start, last_channels=piece.words - 1, x=x, y=y,
                 clear=position == 0, complete=position == len(weights) - 1)
             load.use(mark)
@@ -330,23 +374,35 @@ class Emitter:
         return mark
 
     def _loaded(self, task, geometry, piece):
-        """The last map load that a piece of a tile waits for."""
+        """The last map load that a piece of a tile waits for; what is missing is loaded now."""
         rows = geometry.input_rows(task.tile.rows)
-        last = None
-        missing = (task.tile.images[1] - task.tile.images[0]) * (rows[1] - rows[0]) * piece.words
-        for image, span, words, mark in task.chunk.done:
+        needed = (task.tile.images[1] - task.tile.images[0]) * (rows[1] - rows[0]) * piece.words
+        found, last, seen = 0, None, 0
+        while found < needed:
+            if seen == len(task.chunk.done):
+                loaded = self._load_map(task.chunk)
+                assert loaded, "a tile's map has been stored, and its chunk has room"
+            image, span, words, mark = task.chunk.done[seen]
+            seen += 1
             common = max(min(span[1], rows[1]) - max(span[0], rows[0]), 0) * max(min(words[1], piece.word + piece.words) - max(words[0], piece.word), 0)
             if common and task.tile.images[0] <= image < task.tile.images[1]:
                 last = mark
-                missing -= common
-        assert missing == 0, "maps are loaded before their tile"
+                found += common
         return last
 
     def _emit_drain(self, task, geometry, first, parameters, word, compute, region):
         layer, residual, tile = geometry.layer, geometry.layer.residual, task.tile
+        while parameters.mark is None:
+            loaded = self._load_constant(self._parameter_loads, self._parameters, force=True)
+            assert loaded, "the parameter buffer holds a block's"
+        self._ahead[self._parameters].passed(parameters.mark)
         values = {}
         if residual:
-            assert task.residual.mark is not None, "residuals are loaded before their tile"
+            while task.residual.mark is None:
+                loaded = self._load_residual(self._residual_loads[0])
+                assert loaded, "a tile's summand has been stored, and the residual buffer holds two tiles"
+                self._residual_loads.popleft()
+            self._ahead[self._residuals].passed(task.residual.mark)
             values = {"residual": 1, "residual_address": task.residual.region.start, "residual_zero_point": self._network.tensors[residual.tensor].zero_point,
                       "residual_multiplier": residual.multiplier, "residual_shift": residual.shift}
         mark = self._schedule.emit(

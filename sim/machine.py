@@ -16,6 +16,9 @@ from .golden import requantize, residual_term
 
 __all__ = ["Machine", "MachineError"]
 
+#: What the dispatcher's queues and token counters hold.
+QUEUE_INSTRUCTIONS, MOST_TOKENS = 17, 255
+
 
 class MachineError(RuntimeError):
     """A program the engine could not finish."""
@@ -42,7 +45,7 @@ class Machine:
 
     def run(self, words: "list[int]", program_order: bool = False) -> None:
         """Execute a program. Raises :exc:`MachineError` on a deadlock, an unknown instruction, or tokens on an edge that does not exist."""
-        queues = {unit: deque() for unit in Unit}
+        program, queues = deque(), {unit: deque() for unit in Unit}
         for index, word in enumerate(words):
             try:
                 opcode, fields = isa.decode(word)
@@ -50,12 +53,15 @@ class Machine:
                 raise MachineError(f"instruction {index}: unknown opcode {word & 15}") from None
             if opcode is Opcode.END:
                 break
-            queues[isa.unit_of(opcode)].append((index, opcode, fields))
+            program.append((index, opcode, fields))
         else:
             raise MachineError("the program has no END")
         tokens = dict.fromkeys(EDGES, 0)
         pace = {unit: self._random.random() ** 8 for unit in Unit}
-        while any(queues.values()):
+        while program or any(queues.values()):
+            # Instructions are handed out in the program's order; one that finds its queue full holds up the rest.
+            while program and len(queues[isa.unit_of(program[0][1])]) < QUEUE_INSTRUCTIONS:
+                queues[isa.unit_of(program[0][1])].append(program.popleft())
             ready = [unit for unit, queue in queues.items() if queue and all(tokens.get((u, unit), 0) for u in Unit if queue[0][2]["wait"] >> u & 1)]
             if not ready:
                 heads = ", ".join(f"{unit.name} at {queue[0][0]}" for unit, queue in queues.items() if queue)
@@ -71,6 +77,8 @@ class Machine:
                     if (unit, other) not in tokens:
                         raise MachineError(f"no tokens go from {unit.name} to {other.name}")
                     tokens[unit, other] += 1
+                    if tokens[unit, other] > MOST_TOKENS:
+                        raise MachineError(f"more than {MOST_TOKENS} tokens wait from {unit.name} to {other.name}")
         if left := [edge for edge, count in tokens.items() if count]:
             raise MachineError(f"tokens are left over from {left[0][0].name} to {left[0][1].name}")
 

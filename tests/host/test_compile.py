@@ -142,3 +142,11 @@ def test_average_pooling_loads_its_weights_once(config):
     loads = 2 * max(program.config.inputs // program.config.outputs, 1)  # of one channel word, and of the last, whose channels are fewer
     assert program.code_offset <= 64 // 4 * 32 + loads * 49 * program.config.macs + 512
     np.testing.assert_array_equal(run_on_machine(program, codes, 3), execute(network, [codes])[0])
+
+
+def test_loads_do_not_run_ahead_beyond_what_a_token_counter_holds():
+    """Many images in few words each: without a limit, hundreds of map loads would be done before the first is used."""
+    rng = np.random.default_rng(6)
+    network = network_of([random_layer(rng, "a", "x", (16, 40, 2), 16, (1, 1), stride=(2, 2))], (16, 40, 2), rng)
+    program, codes = compile(network, "ulx3s-85f", 32), random_codes(network, 32, 2)
+    np.testing.assert_array_equal(run_on_machine(program, codes, 4), execute(network, [codes])[0])
