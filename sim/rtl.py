@@ -33,6 +33,15 @@ _ENDED, _CONTROL_STUCK, _BUS_VIOLATION = 1, 2, 3
 _SECONDS_A_CALL = 0.2
 
 
+def _sources():
+    """What the accelerator's Verilog follows from, beside its configuration and the tools."""
+    return [path.read_bytes() for path in [*sorted((Path(__file__).parents[1] / "hw").glob("*.py")), Path(__file__).with_name("verilate.py")]]
+
+
+#: Read as the modules are, for an edit while this process runs must not give its old Verilog the new sources' name.
+_SOURCES = hashlib.sha256(repr(_sources()).encode()).hexdigest()
+
+
 def build(config: AcceleratorConfig, *, trace: bool = False) -> Path:
     """The shared library of a configuration, from the cache if it is there. Raises :exc:`BuildError`."""
     return _build(_verilog(config), trace)
@@ -40,19 +49,20 @@ def build(config: AcceleratorConfig, *, trace: bool = False) -> Path:
 
 def _verilog(config):
     """The accelerator's Verilog, from the cache if its sources have not changed: generating it takes longer than many a run."""
-    folder = Path(__file__).parents[1] / "hw"
-    sources = [path.read_bytes() for path in [*sorted(folder.glob("*.py")), Path(__file__).with_name("verilate.py")]]
     try:
         versions = [importlib.metadata.version(name) for name in ("amaranth", "pyosys")]
     except importlib.metadata.PackageNotFoundError as error:
         raise BuildError(f"{error.name} is not installed; install it with: pip install 'celosia[sim]'") from None
-    path = cache_folder() / "verilog" / f"{hashlib.sha256(repr((sources, versions, config.hash)).encode()).hexdigest()[:32]}.v"
+    path = cache_folder() / "verilog" / f"{hashlib.sha256(repr((_SOURCES, versions, config.hash)).encode()).hexdigest()[:32]}.v"
     if not path.exists():
         from ..hw.accelerator import Accelerator
         from ..hw.build import to_rtlil
 
+        verilog = fast_verilog(to_rtlil(Accelerator(config)))
+        if hashlib.sha256(repr(_sources()).encode()).hexdigest() != _SOURCES:
+            return verilog
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, fast_verilog(to_rtlil(Accelerator(config))))
+        write_atomically(path, verilog)
     return path.read_text()
 
 
@@ -81,8 +91,13 @@ class RtlDevice:
         self._progress, self._limit = progress, limit_cycles
         try:
             path = _build(verilog, bool(vcd)) if verilog else build(config, trace=bool(vcd))
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             raise DeviceError(f"the RTL of config {config.name} could not be built: {error}") from error
+        if vcd:
+            try:
+                Path(vcd).write_bytes(b"")  # Verilator would be silent
+            except OSError as error:
+                raise DeviceError(f"the waveform {vcd} cannot be written: {error.strerror}") from None
         self._library = _load(path)
         # Random, so that nobody relies on zeros.
         self._memory = np.random.default_rng(seed).integers(0, 256, config.memory_bytes, np.uint8)
@@ -90,10 +105,12 @@ class RtlDevice:
         self._resident = None
         if vcd:
             self._library.board_trace(self._board, str(vcd).encode(), *vcd_range)
-        self._reset()
-        for register, expected in [(Register.MAGIC, MAGIC), (Register.VERSION, VERSION), (Register.CONFIG, config.hash)]:
-            if (value := self._read(register)) != expected:
-                raise DeviceError(f"the device is not the RTL of config {config.name}: register {register.name} is {value:08x}, not {expected:08x}")
+        try:
+            self._reset()
+            self._identify()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> "RtlDevice":
         return self
@@ -137,6 +154,11 @@ class RtlDevice:
         ends = [*layers[:-1], cycles]
         return RunResult(outputs=[self._output(program, placement, bases) for placement in program.outputs], cycles=cycles,
                          layers=[int(end - start) for start, end in zip([0, *ends], ends)], counters=counters)
+
+    def _identify(self):
+        for register, expected in [(Register.MAGIC, MAGIC), (Register.VERSION, VERSION), (Register.CONFIG, self.config.hash)]:
+            if (value := self._read(register)) != expected:
+                raise DeviceError(f"the device is not the RTL of config {self.config.name}: register {register.name} is {value:08x}, not {expected:08x}")
 
     def _output(self, program, placement, bases):
         shape = program.network.tensors[placement.tensor].shape

@@ -211,6 +211,11 @@ def test_vcd(verilog, tmp_path):
     assert "m_axi_araddr" in text and "#200" in text and "#399" in text and "#400" not in text and "#199\n" not in text
 
 
+def test_vcd_in_no_folder(verilog, tmp_path):
+    with pytest.raises(DeviceError, match=r"waveform .*dump\.vcd cannot be written: No such file"):
+        RtlDevice(CONFIG, verilog=verilog, vcd=tmp_path / "nowhere" / "dump.vcd")
+
+
 @pytest.mark.parametrize(("inputs", "message"), [
     ([], "has 1 inputs, 0 were given"),
     ([codes(2)], r"input x must be int8 \(1, 8, 8, 16\), not int8 \(2, 8, 8, 16\)"),
