@@ -248,7 +248,8 @@ def _geometry(config, network, layer, batch, ways):
     out = (conv[0], *layer.output_size(height, width))
     for name, value, most in (("kernel height", weight.shape[2], 32), ("kernel width", weight.shape[3], 32), ("stride", max(stride), 15),
                               ("dilation", max(layer.dilation), 31), ("map height", shape[1], 2047), ("map width", shape[2], 2047),
-                              ("pooling kernel", max(layer.pool.kernel) if layer.pool else 1, 15), ("output height", conv[1], 1023), ("output width", conv[2], 2047)):
+                              ("pooling kernel", max(layer.pool.kernel) if layer.pool else 1, 15), ("output height", conv[1], 1023), ("output width", conv[2], 2047),
+                              *((f"{what} area", size[1] * size[2], (1 << 20) - 1) for what, size in (("map", shape), ("output", conv), ("stored map", out)))):
         if value > most:
             raise CompileError(f"layer {layer.name}: {name} {value} exceeds the engine's {most}; keep it on the host or split the layer")
     return Geometry(config, layer, batch, shape, weight, stride, padding, layer.dilation, conv, out, fold)

@@ -155,6 +155,13 @@ class Network:
         for name, dtype in zip(_ARRAYS, (np.int8, np.int32, np.uint16, np.uint8)):
             check(getattr(layer, name).dtype == dtype, f"{name} must be {np.dtype(dtype)}, not {getattr(layer, name).dtype}")
         x, y = self.tensors[layer.input], self.tensors[layer.output]
+        check(layer.weight.ndim == 4, f"weight must have four dimensions, not {layer.weight.ndim}")
+        check(min(*layer.stride, *layer.dilation, layer.groups) >= 1, "strides, dilations and groups must be at least 1")
+        check(min(layer.padding) >= 0, f"padding must not be negative: {layer.padding}")
+        if layer.pool:
+            (top, left, bottom, right), (height, width) = layer.pool.padding, layer.pool.kernel
+            check(min(layer.pool.stride) >= 1 and 0 <= min(top, left, bottom, right) and max(top, bottom) < height and max(left, right) < width,
+                  "pooling strides must be at least 1, its padding less than its kernel")
         channels, inputs = layer.weight.shape[:2]
         check(inputs * layer.groups == x.shape[0] and channels % layer.groups == 0,
               f"weight {layer.weight.shape} with {layer.groups} groups does not fit the input's {x.shape[0]} channels")
@@ -168,9 +175,9 @@ class Network:
             check(layer.residual.tensor in known, f"residual {layer.residual.tensor!r} is not computed before it")
             check(self.tensors[layer.residual.tensor].shape == (channels, *layer.conv_size(*x.shape[1:])), "residual and convolution differ in shape")
             # The sum must stay within the requantizer's 64 bits.
-            fits = 0 <= layer.residual.multiplier < 1 << 16 and int(layer.shift.max()) - 39 <= layer.residual.shift <= int(layer.shift.min())
+            fits = 0 <= layer.residual.multiplier < 1 << 16 and max(int(layer.shift.max()) - 39, 0) <= layer.residual.shift <= int(layer.shift.min())
             check(fits, "residual multiplier or shift is out of range")
-        # Σ|w|·128 + |bias + zp·Σw| bounds every partial sum: padding and codes lie in −128…127.
+        # Σ|w|·128 + |bias| bounds every partial sum: padding and codes lie in −128…127.
         weight = np.abs(layer.weight.astype(np.int64)).sum(axis=(1, 2, 3))
         worst = int((weight * 128 + np.abs(layer.bias.astype(np.int64))).max())
         check(worst < 1 << 31, f"an input could overflow the 32-bit accumulator (worst case {worst})")
@@ -213,7 +220,7 @@ class Network:
         header, arrays = read_tensors(path, "celq", NetworkError)
         try:
             return cls.from_arrays(header, arrays)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise NetworkError(f"{path}: is damaged ({error}); quantize the model again") from None
 
 
@@ -235,5 +242,5 @@ def read_tensors(path, kind, error_type):
             if metadata.get("format") != f"{kind}-{FORMAT}":
                 raise error_type(f"{path}: is not a .{kind} file of format {FORMAT} but {metadata.get('format', 'something else')!r}; make it again with this version")
             return metadata["header"], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, KeyError, AttributeError, json.JSONDecodeError) as error:
         raise error_type(f"{path}: is truncated or damaged ({error}); make it again") from None

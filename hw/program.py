@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .config import PLANE, AcceleratorConfig, ConfigError
+from .config import PLANE, AcceleratorConfig
 from .isa import Base
-from .network import Network, NetworkError, read_tensors, write_tensors
+from .network import Network, read_tensors, write_tensors
 
 __all__ = ["Fold", "Placement", "Program", "ProgramError"]
 
@@ -131,6 +131,20 @@ class Program:
             raise ProgramError(f"program for {self.network.name} was made for config {self.config.name!r} ({self.config.hash:08x}), the device has "
                                f"{config.name!r} ({config.hash:08x}); compile it with --config {config.name}")
 
+    def _verify(self):
+        """Raises ValueError if a device could not even place it in memory: what a file may get wrong, beyond the network."""
+        if self.image.dtype != np.uint8 or self.image.size != self.sizes[Base.WEIGHTS] or self.code_offset + 16 * self.instructions > self.image.size:
+            raise ValueError("the image is not what the header describes")
+        if len(self.stores) != len(self.network.layers):
+            raise ValueError(f"{len(self.stores)} ends of {len(self.network.layers)} layers")
+        for names, places in ((self.network.inputs, self.inputs), (self.network.outputs, self.outputs)):
+            if [place.tensor for place in places] != names:
+                raise ValueError("its placements are not those of the network's inputs and outputs")
+            for place in places:
+                shape = self.network.tensors[place.tensor].shape
+                if place.offset < 0 or place.offset + map_bytes(self.batch, place.fold.shape(shape) if place.fold else shape) > self.sizes[place.base]:
+                    raise ValueError(f"tensor {place.tensor!r} does not lie in its region")
+
     def save(self, path: "str | Path") -> None:
         """Write a `.celp` file (safetensors)."""
         network, arrays = self.network.to_arrays()
@@ -150,9 +164,11 @@ class Program:
             return Placement(tensor=values["tensor"], base=Base[values["base"]], offset=values["offset"], fold=fold)
 
         try:
-            return cls(config=AcceleratorConfig.from_json(header["config"]), batch=header["batch"], image=arrays.pop("image"),
-                       network=Network.from_arrays(header["network"], arrays), code_offset=header["code_offset"], instructions=header["instructions"],
-                       sizes={Base[name]: size for name, size in header["sizes"].items()}, stores=header["stores"],
-                       estimates=header["estimates"], inputs=[placement(p) for p in header["inputs"]], outputs=[placement(p) for p in header["outputs"]])
-        except (KeyError, TypeError, NetworkError, ConfigError) as error:
+            program = cls(config=AcceleratorConfig.from_json(header["config"]), batch=header["batch"], image=arrays.pop("image"),
+                          network=Network.from_arrays(header["network"], arrays), code_offset=header["code_offset"], instructions=header["instructions"],
+                          sizes={Base[name]: size for name, size in header["sizes"].items()}, stores=header["stores"],
+                          estimates=header["estimates"], inputs=[placement(p) for p in header["inputs"]], outputs=[placement(p) for p in header["outputs"]])
+            program._verify()
+            return program
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProgramError(f"{path}: is damaged or was made by another version ({error}); compile it again") from None

@@ -11,7 +11,7 @@ from celosia.host.errors import CompileError
 from celosia.hw import isa
 from celosia.hw.config import CONFIGS, AcceleratorConfig, get_config
 from celosia.hw.isa import Base, Opcode, Unit
-from celosia.hw.network import Residual
+from celosia.hw.network import Residual, read_tensors, write_tensors
 from celosia.hw.program import Program, ProgramError, pack_map, unpack_map
 from celosia.sim.golden import execute
 from celosia.sim.machine import Machine, MachineError
@@ -99,6 +99,27 @@ def test_a_program_survives_its_file(tmp_path):
     assert loaded.bases() == program.bases() and loaded.stores == program.stores
     with pytest.raises(ProgramError, match="compile it with --config ulx3s-85f"):
         loaded.check_config(get_config("ulx3s-85f"))
+
+
+@pytest.mark.parametrize("damage", [
+    lambda header: header.update(instructions=10**6), lambda header: header["sizes"].update(INPUT=8), lambda header: header.update(inputs=[]),
+    lambda header: header["stores"].pop(), lambda header: header["config"].update(outputs=3), lambda header: header.update(config=3),
+])
+def test_a_damaged_program_is_refused(tmp_path, damage):
+    path = tmp_path / "p.celp"
+    compile(random_network(3, largest=10), "tiny").save(path)
+    header, arrays = read_tensors(path, "celp", ProgramError)
+    damage(header)
+    write_tensors(path, "celp", header, arrays)
+    with pytest.raises(ProgramError, match=r"p\.celp: is damaged .*compile it again"):
+        Program.load(path)
+
+
+def test_a_map_too_large_for_the_instructions_names_the_layer():
+    rng = np.random.default_rng(0)
+    network = network_of([random_layer(rng, "big", "x", (8, 1030, 1030), 8, (1, 1), stride=(2, 2))], (8, 1030, 1030), rng)
+    with pytest.raises(CompileError, match="layer big: map area 1060900 exceeds the engine's 1048575"):
+        compile(network, "ulx3s-85f")
 
 
 def test_a_network_too_large_for_the_memory_names_the_bytes():

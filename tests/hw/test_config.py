@@ -1,0 +1,47 @@
+"""Configurations check themselves; what identifies the hardware is in their hash."""
+
+from dataclasses import replace
+
+import pytest
+
+from celosia.hw.config import CONFIGS, AcceleratorConfig, ConfigError, get_config
+
+BASE = CONFIGS["ulx3s-85f"]
+
+
+def test_named_configurations():
+    assert {name: config.macs // 2 for name, config in CONFIGS.items()} == {"tiny": 8, "ulx3s-25f": 16, "ulx3s-85f": 128, "ulx3s-85f-64m": 128}
+    assert [CONFIGS[name].multipliers for name in ("ulx3s-25f", "ulx3s-85f")] == [28, 140]
+    assert CONFIGS["ulx3s-85f-64m"].memory_bytes == 64 << 20
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("outputs", 32), ("outputs", True), ("inputs", 4), ("drain_lanes", 8), ("tile_pixels", 48), ("tile_pixels", 1024), ("stage_pixels", 512), ("map_words", 13313),
+    ("map_words", 16896), ("weight_words", 128), ("parameter_words", 1024), ("max_burst", 8), ("memory_bytes", 1 << 28), ("clock_mhz", 0), ("clock_mhz", float("nan")),
+    ("clock_mhz", "fast"), ("drain_multipliers", 1), ("name", 5), ("board", None),
+])
+def test_values_are_checked(field, value):
+    with pytest.raises(ConfigError, match=rf"{field} must be .*, not {value!r}"):
+        replace(BASE, **{field: value})
+
+
+def test_the_hash_is_of_the_hardware():
+    for changes in ({"name": "x"}, {"board": "none"}, {"clock_mhz": 125.0}, {"memory_bytes": 1 << 20}):
+        assert replace(BASE, **changes).hash == BASE.hash
+    for changes in ({"outputs": 8}, {"inputs": 8}, {"map_words": 8192}, {"max_burst": 16}, {"drain_multipliers": False}):
+        assert replace(BASE, **changes).hash != BASE.hash
+
+
+def test_files(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("outputs = 8\nmax_burst = 16\n")
+    config = get_config(path)
+    assert (config.name, config.outputs, config.max_burst) == ("mine", 8, 16) and AcceleratorConfig.from_json(config.to_json()) == config
+    for text, message in (("outputs = ", "mine.toml: cannot be read"), ("output = 8", "unknown field 'output'; known: .*outputs"), ("outputs = 3", "outputs must be")):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            get_config(path)
+    with pytest.raises(ConfigError, match="cannot be read: .*No such file"):
+        get_config(tmp_path / "nowhere.toml")
+    with pytest.raises(ConfigError, match="config 'huge' is not known; choose tiny, .* or name a .toml file"):
+        get_config("huge")

@@ -1,0 +1,65 @@
+"""What makes a network or its file inconsistent is refused in a sentence that names the layer."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from networks import network_of, random_codes, random_layer, random_network
+
+from celosia.hw.network import Network, NetworkError, Pool, Residual, read_tensors, write_tensors
+from celosia.sim.golden import execute
+
+
+def network(**changes):
+    """Two layers of equal shape, of which the second is changed."""
+    rng = np.random.default_rng(0)
+    first, second = (random_layer(rng, name, source, (8, 6, 6), 8, (3, 3), padding=(1, 1, 1, 1)) for name, source in (("a", "x"), ("b", "a")))
+    result = network_of([first, second], (8, 6, 6), rng)
+    result.layers[1] = replace(second, **changes)
+    return result
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"input": "nothing"}, "input 'nothing' is not computed before it"),
+    ({"output": "a"}, "output 'a' is not described or computed twice"),
+    ({"bias": np.zeros(8, np.int64)}, "bias must be int32, not int64"),
+    ({"bias": np.zeros(7, np.int32)}, r"must have shape \(8,\)"),
+    ({"weight": np.zeros((8, 8, 3), np.int8)}, "weight must have four dimensions, not 3"),
+    ({"weight": np.full((8, 8, 3, 3), -128, np.int8)}, "weights must be in −127…127"),
+    ({"groups": 2}, "with 2 groups does not fit the input's 8 channels"),
+    ({"shift": np.full(8, 48, np.uint8)}, "shifts must be in 16…47"),
+    ({"low": 5, "high": 4}, "clamp 5…4 is out of range"),
+    ({"stride": (0, 1)}, "strides, dilations and groups must be at least 1"),
+    ({"padding": (1, 1, -1, 1)}, "padding must not be negative"),
+    ({"pool": Pool(kernel=(2, 2), stride=(2, 2), padding=(2, 0, 0, 0))}, "its padding less than its kernel"),
+    ({"pool": Pool(kernel=(2, 2), stride=(2, 2))}, "output shape is"),
+    ({"residual": Residual(tensor="y", multiplier=1, shift=16)}, "residual 'y' is not computed before it"),
+    ({"residual": Residual(tensor="a", multiplier=1, shift=-1), "shift": np.full(8, 16, np.uint8)}, "residual multiplier or shift is out of range"),
+    ({"residual": Residual(tensor="a", multiplier=1, shift=7), "shift": np.full(8, 47, np.uint8)}, "residual multiplier or shift is out of range"),
+    ({"bias": np.full(8, -(1 << 31), np.int32)}, "could overflow the 32-bit accumulator"),
+])
+def test_what_is_refused(changes, message):
+    with pytest.raises(NetworkError, match=f"layer b: .*{message}"):
+        network(**changes).verify()
+
+
+def test_a_file_holds_the_network(tmp_path):
+    original, path = random_network(6), tmp_path / "n.celq"
+    original.save(path)
+    codes = random_codes(original, 1, 0)
+    np.testing.assert_array_equal(execute(Network.load(path), [codes])[0], execute(original, [codes])[0])
+
+
+@pytest.mark.parametrize("damage", [
+    lambda header: header.pop("tensors"), lambda header: header.update(layers=[7]), lambda header: header["layers"][0].update(stride=[0, 0]),
+    lambda header: header["layers"][0].update(kind="new"), lambda header: header.update(output_shapes=[]),
+])
+def test_a_damaged_file_is_refused(tmp_path, damage):
+    path = tmp_path / "n.celq"
+    random_network(6).save(path)
+    header, arrays = read_tensors(path, "celq", NetworkError)
+    damage(header)
+    write_tensors(path, "celq", json.loads(json.dumps(header)), arrays)
+    with pytest.raises(NetworkError, match=r"n\.celq: is damaged .*quantize the model again"):
+        Network.load(path)
