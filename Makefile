@@ -1,7 +1,7 @@
 # Each target only calls a script; scripts/setup works without make as well.
 PYTHON = .venv/bin/python
 
-.PHONY: setup demo test test-long lint
+.PHONY: setup demo test test-long lint results
 
 setup .venv/ready: pyproject.toml constraints.txt scripts/setup
 	scripts/setup
@@ -18,3 +18,7 @@ test: .venv/ready lint
 
 test-long: .venv/ready
 	$(PYTHON) -m pytest -q -m long
+
+results: .venv/ready
+	$(PYTHON) scripts/results
+	$(PYTHON) scripts/tables

@@ -1,6 +1,5 @@
 """The command line. Reports go to stdout, logs and progress to stderr; a user's error is one sentence and exit code 2."""
 
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -160,16 +159,20 @@ def run(
 ) -> None:
     """Run a model on a device."""
     from . import images
-    from .report import run_report
+    from .report import Stopwatch, run_report
     from .source import inputs as load_inputs
 
     if vcd and device != "rtl":
         raise CelosiaError(f"--vcd: device {device!r} has no waveform; give --device rtl")
+    watch = Stopwatch()
     program, chosen = _program(model, config, batch)
     samples = load_inputs(model, program.network, inputs or (), program.batch)
+    watch.lap("prepare")
     with progress_bar(f"run {model} on {device}") as progress, _open(device, chosen, progress, vcd) as opened:
+        watch.lap("open")
         result = opened.run(program, samples.images)
-    report = run_report(model, opened, program, result, samples.names)
+        watch.lap("run")
+    report = run_report(model, opened, program, result, samples.names, watch.seconds)
     if output:
         captions = [row["class"] for row in report["predictions"]] or samples.names
         images.draw(output, samples.images, captions, program.network.preprocess)
@@ -229,15 +232,18 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Cycles of every layer, beside the bound of its compute and memory time."""
-    from .report import bench_report
+    from .report import Stopwatch, bench_report
     from .source import inputs as load_inputs
 
+    watch = Stopwatch()
     program, chosen = _program(model, config, batch)
     samples = load_inputs(model, program.network, (), program.batch)
+    watch.lap("prepare")
     with progress_bar(f"bench {model} on {device}") as progress, _open(device, chosen, progress) as opened:
-        start = time.perf_counter()
+        watch.lap("open")
         result = opened.run(program, samples.images)
-        report = bench_report(model, opened, program, result, time.perf_counter() - start)
+        watch.lap("run")
+        report = bench_report(model, opened, program, result, watch.seconds)
     if as_json:
         return emit(report)
     _layers([*report["layers"], report["total"]])

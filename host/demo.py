@@ -19,7 +19,7 @@ from ..models import data, zoo
 from . import images
 from .console import call, progress_bar
 from .device import open_device
-from .report import predictions, run_report
+from .report import Stopwatch, predictions, run_report
 from .source import compile_network, quantize_model
 
 MODEL, CONFIG, BATCH = "fashion-resnet", "ulx3s-85f", 16
@@ -42,22 +42,25 @@ def main(arguments: "list[str] | None" = None) -> int:
     with _step("golden", f"{BATCH} images"), open_device("golden", config) as device:
         expected = device.run(program, chosen)
     hardware = f"{BATCH} images through the simulated hardware, after its first build"
+    watch = Stopwatch()
     with _step("rtl", hardware), progress_bar("rtl") as progress, open_device("rtl", config, progress=progress) as device:
+        watch.lap("open")
         result = device.run(program, chosen)
-    report = run_report(MODEL, device, program, result, [f"sample[{index}]" for index in range(BATCH)])
+        watch.lap("run")
+    report = run_report(MODEL, device, program, result, [f"sample[{index}]" for index in range(BATCH)], watch.seconds)
 
     differing = sum(int((one != other).sum()) for one, other in zip(result.codes, expected.codes, strict=True))
     compared = sum(codes.size for codes in expected.codes)
     report |= {"bytes_compared": compared, "bytes_differing": differing}
-    for row, label in zip(report["predictions"], truth):
-        row["truth"] = network.classes[label]
+    for row, label, winner in zip(report["predictions"], truth, _float_winners(chosen)):
+        row |= {"truth": network.classes[label], "float": network.classes[winner]}
         print(f"  {row['class']:12} {'' if row['class'] == row['truth'] else '(is ' + row['truth'] + ')'}")
 
     with _step("evaluate", "the test images on golden"):
         test, test_labels, source = _test_images(sample, labels)
         report["evaluation"] = _accuracy(program, test, test_labels) | {"source": source}
 
-    images.draw(folder / "demo.png", chosen, [row["class"] for row in report["predictions"]], network.preprocess)
+    _draw(folder / "demo.png", chosen, report, network)
     (folder / "demo.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     evaluation = report["evaluation"]
     print(f"{compared} output bytes compared with the golden model, {differing} differ")
@@ -67,6 +70,24 @@ def main(arguments: "list[str] | None" = None) -> int:
     print(f"accuracy {evaluation['accuracy']:.2%} on {evaluation['images']:,} test images ({evaluation['source']})")
     print(f"{folder / 'demo.png'} and {folder / 'demo.json'} written")
     return 1 if differing else 0
+
+
+def _float_winners(chosen):
+    """The classes that the network itself, in floating point, predicts."""
+    import torch
+
+    with torch.no_grad():
+        return zoo.get(MODEL).build()(torch.from_numpy(chosen)).argmax(1).tolist()
+
+
+def _draw(path, chosen, report, network):
+    rows = report["predictions"]
+    right = sum(row["class"] == row["truth"] for row in rows)
+    title = (f"{MODEL} on {CONFIG}, simulated: {right} of {len(rows)} right, {report['cycles']:,} cycles, {report['utilisation']:.0%} of the array used, "
+             f"{report['bytes_differing']} of {report['bytes_compared']} bytes differ from golden")
+    captions = [f"{row['class']}\nfloat: {row['float']}" + (f"\nis: {row['truth']}" if row["class"] != row["truth"] else "") for row in rows]
+    colours = ["darkgreen" if row["class"] == row["truth"] else "firebrick" for row in rows]
+    images.draw(path, chosen, captions, network.preprocess, colours=colours, title=title)
 
 
 def _test_images(sample, labels):

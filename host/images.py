@@ -54,18 +54,25 @@ def denormalise(images: np.ndarray, preprocess: dict) -> np.ndarray:
     return np.clip(np.rint(unit * 255), 0, 255).astype(np.uint8)
 
 
-def draw(path: "str | Path", images: np.ndarray, captions: "Sequence[str]", preprocess: dict, *, side: int = 112) -> None:
-    """Write a grid of network inputs (N, C, H, W), each over its caption. Raises :exc:`CelosiaError` if the file cannot be written."""
+def draw(path: "str | Path", images: np.ndarray, captions: "Sequence[str]", preprocess: dict, *, colours: "Sequence[str] | None" = None, title: str = "",
+         side: int = 140) -> None:
+    """Write a grid of network inputs (N, C, H, W), each over its caption (of several lines, in a colour of its own), under a title.
+
+    Raises :exc:`CelosiaError` if the file cannot be written.
+    """
+    font, gap, line = ImageFont.load_default(13), 10, 17
     columns = min(len(images), 8)
     rows = -(-len(images) // columns)
-    width, height = side + 8, side + 24
-    grid = Image.new("RGB", (columns * width, rows * height), "white")
-    pen, font = ImageDraw.Draw(grid), ImageFont.load_default(11)
+    lines = max(caption.count("\n") for caption in captions) + 1
+    width, height, top = side + gap, side + gap + lines * line, (line + gap) * bool(title)
+    grid = Image.new("RGB", (columns * width + gap, top + rows * height + gap), "white")
+    pen = ImageDraw.Draw(grid)
+    pen.text((gap, gap), title, "black", font)
     for index, (pixels, caption) in enumerate(zip(denormalise(images, preprocess), captions)):
-        x, y = index % columns * width + 4, index // columns * height + 4
+        x, y = index % columns * width + gap, top + index // columns * height + gap
         tile = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels[:, :, :3]).convert("RGB")
         grid.paste(tile.resize((side, side), Image.Resampling.NEAREST if tile.width < side else Image.Resampling.LANCZOS), (x, y))
-        pen.text((x, y + side + 2), caption, "black", font)
+        pen.text((x, y + side + 2), caption, colours[index] if colours else "black", font)
     try:
         grid.save(path)
     except (OSError, ValueError) as error:

@@ -1,6 +1,7 @@
 """What a run, a benchmark or a comparison of devices found, as the objects that `--json` prints."""
 
 import hashlib
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,19 @@ from ..hw.program import Program
 from .device import Device, Result, open_device
 from .errors import CelosiaError
 
-__all__ = ["bench_report", "compare", "memory_report", "outputs_sha256", "predictions", "run_report"]
+__all__ = ["Stopwatch", "bench_report", "compare", "memory_report", "outputs_sha256", "predictions", "run_report"]
+
+
+class Stopwatch:
+    """What the host takes, `seconds` by name of the lap: the only figures of a report that differ from run to run."""
+
+    def __init__(self):
+        self.seconds, self._last = {}, time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Name what has been done since the last lap."""
+        now = time.perf_counter()
+        self.seconds[name], self._last = round(now - self._last, 3), now
 
 
 def outputs_sha256(result: Result) -> str:
@@ -30,7 +43,7 @@ def predictions(network: Network, result: Result, names: "list[str]") -> "list[d
             for name, index in zip(names, winners)]
 
 
-def run_report(model: str, device: Device, program: Program, result: Result, names: "list[str]") -> dict:
+def run_report(model: str, device: Device, program: Program, result: Result, names: "list[str]", host_seconds: "dict[str, float]") -> dict:
     """The object of `celosia run --json`. MACs count the images padded to whole batches, as the cycles do."""
     macs = program.macs * result.runs
     return {
@@ -47,10 +60,11 @@ def run_report(model: str, device: Device, program: Program, result: Result, nam
         "outputs_sha256": outputs_sha256(result),
         "predictions": predictions(program.network, result, names),
         "stalls": _stalls(result),
+        "host_seconds": host_seconds,
     }
 
 
-def bench_report(model: str, device: Device, program: Program, result: Result, seconds: float) -> dict:
+def bench_report(model: str, device: Device, program: Program, result: Result, host_seconds: "dict[str, float]") -> dict:
     """The object of `celosia bench --json` for one run of a program: every layer beside the bound of its compute and memory time."""
     if result.cycles is None:
         raise CelosiaError(f"device {device.name!r} does not know time; benchmark on rtl")
@@ -69,7 +83,7 @@ def bench_report(model: str, device: Device, program: Program, result: Result, s
         "frames_per_second": _per_second(program.batch, result.cycles, program),
         "clock_mhz": program.config.clock_mhz,
         "stalls": _stalls(result),
-        "host_seconds": round(seconds, 3),
+        "host_seconds": host_seconds,
     }
 
 
