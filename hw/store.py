@@ -47,6 +47,7 @@ class StoreUnit(wiring.Component):
 
     The token for DRAIN is posted a cycle after the last staged word was read. A STORE that posts to MAP holds up the next until its beats are in memory, one that does
     not retires as soon as its runs are taken. `busy` until all is in memory.
+    Tokens of a STORE_WINDOW are posted when it retires.
     A STORE before the first STORE_WINDOW, and a window without a pixel inside the bounds, store undefined values.
     """
 
@@ -94,13 +95,10 @@ class StoreUnit(wiring.Component):
                 with m.If(take_window):
                     m.next = "MULTIPLY"
                 with m.If(take_store):
-                    m.next = "STORE"
+                    m.next = "FINISH"
             with m.State("MULTIPLY"), m.If(origin.done & row_step.done):
-                m.d.comb += self.control.retired.eq(1)
-                m.next = "SETTLE"
-            with m.State("SETTLE"):  # first_pixel follows
-                m.next = "IDLE"
-            with m.State("STORE"), m.If(reader_done):
+                m.next = "FINISH"  # first_pixel follows
+            with m.State("FINISH"), m.If(reader_done):
                 m.d.comb += posts[Unit.DRAIN].eq(post[Unit.DRAIN])
                 m.d.sync += post[Unit.DRAIN].eq(0)
                 with m.If(runs_done & ~post[Unit.MAP]):
