@@ -171,6 +171,14 @@ def _run_figures(seed, report):
     }
 
 
+def _commit():
+    """The commit this folder is at; with a plus where its files differ from it."""
+    def git(*command):
+        return subprocess.run(["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout.strip()
+
+    return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
+
+
 def main(arguments: "list[str] | None" = None) -> None:
     """The command; see the module."""
     parser = argparse.ArgumentParser(prog="python -m celosia.hw.gate", description=__doc__.splitlines()[0])
@@ -182,13 +190,13 @@ def main(arguments: "list[str] | None" = None) -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("results/gate.json"))
     options = parser.parse_args(arguments)
     config = get_config(options.config)
+    commit = _commit()  # before the hours in which others commit
     folder = _netlist(options.block, config, options.work.resolve())
     print(f"netlist, logs and reports: {folder}", flush=True)
     with ThreadPoolExecutor(options.jobs) as pool:
         reports = list(pool.map(lambda seed: _route(folder, seed), options.seeds))
     runs = [_run_figures(seed, report) for seed, report in zip(options.seeds, reports)]
     used = {name: count["used"] for name, count in reports[0]["utilization"].items() if count["used"]}
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout.strip()
     result = {
         "command": f"python -m celosia.hw.gate --block {options.block} --config {options.config} --seeds {' '.join(map(str, options.seeds))} -o {options.output}",
         "commit": commit, "netlist": folder.name, "block": options.block, "config": config.name, "part": "LFE5U-85F-6BG381C",
