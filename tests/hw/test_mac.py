@@ -1,13 +1,16 @@
 """The packed multiplier, for every triple of operands."""
 
 import ctypes
+from pathlib import Path
 
 import numpy as np
+import pytest
 from amaranth.hdl import Module, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from celosia.hw.mac import PackedMultiplier, PackedWeights
+from celosia.hw.primitives import EcpPrimitives
 from celosia.sim.verilate import to_verilog, verilate
 
 CODES = np.arange(-128, 128)
@@ -67,9 +70,11 @@ class Top(wiring.Component):
         return m
 
 
-def test_rtl_for_all_triples(tmp_path):
+@pytest.mark.parametrize("platform", [None, EcpPrimitives()], ids=["twin", "ecp5"])
+def test_rtl_for_all_triples(platform, tmp_path):
     source = tmp_path / "all_triples.cpp"
     source.write_text(_ALL_TRIPLES)
-    library = ctypes.CDLL(str(verilate(to_verilog(Top()), sources=[source], shared=True)))
+    verilog = to_verilog(Top(), platform=platform) + (Path(__file__).parent / "ecp5.v").read_text()
+    library = ctypes.CDLL(str(verilate(verilog, sources=[source], shared=True)))
     library.wrong.restype = ctypes.c_long
     assert library.wrong(PackedMultiplier.latency) == 0
