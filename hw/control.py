@@ -44,7 +44,7 @@ class EngineState(wiring.Signature):
 
 
 class Control(wiring.Component):
-    """AXI4-Lite subordinate with the registers of `registers.Register`; a read is answered after two cycles, a write after one.
+    """AXI4-Lite subordinate with the registers of `registers.Register`; a read is answered after three cycles, a write after two.
 
     A start or reset first keeps bursts from the bus until all begun ones have been answered, then resets the engine: a bus that never answers keeps `Status.busy` set.
     A program ends with END or with an error, after which the engine is kept from the bus until the next start or reset. `interrupt`: `Status.done` or an error.
@@ -151,12 +151,14 @@ class Control(wiring.Component):
         ):
             events[register] = cause & stalled
             cause = cause & ~stalled
+        clear = Signal()
+        m.d.sync += clear.eq(command.start | command.reset)
         counters = {}
         for register, event in events.items():
             counters[register] = counter = Signal(32, name=register.name.lower())
             step = Signal.like(state.saturated, name=f"{register.name.lower()}_step")
             m.d.sync += [step.eq(Mux(running, event, 0)), counter.eq(counter + step)]
-            with m.If(command.start | command.reset):
+            with m.If(clear):
                 m.d.sync += [step.eq(0), counter.eq(0)]
         counters[Register.SNAPSHOT] = snapshot = Signal(Snapshot)
         with m.If(running):
@@ -165,36 +167,51 @@ class Control(wiring.Component):
 
     def _writes(self, m, status, command):
         bus = self.bus
-        wanted = Command(bus.wdata[:Command.as_shape().size])
-        accept, allowed = Signal(), Signal()
-        m.d.comb += [accept.eq(bus.awvalid & bus.wvalid & ~bus.bvalid), bus.awready.eq(accept), bus.wready.eq(accept)]
-        with m.If(accept & bus.wstrb.all()), m.Switch(bus.awaddr[2:]):
-            with m.Case(Register.COMMAND >> 2):
-                m.d.comb += [allowed.eq(wanted.reset | ~status.busy), command.reset.eq(wanted.reset), command.start.eq(wanted.start & ~wanted.reset & allowed)]
-            for register, setting in self._settings.items():
-                with m.Case(register >> 2):
-                    m.d.comb += allowed.eq(~status.busy)
-                    with m.If(allowed):
-                        m.d.sync += setting.eq(bus.wdata)
+        accepted, allowed = Signal(), Signal()
+        word = Signal(32)
+        wanted = Command(word[:Command.as_shape().size])
+        ready = bus.awvalid & bus.wvalid & ~bus.bvalid & ~accepted
+        m.d.comb += [bus.awready.eq(ready), bus.wready.eq(ready)]
+        m.d.sync += [accepted.eq(ready), word.eq(bus.wdata)]
+
+        def selected(register):
+            """Whether the accepted write is one of this whole register."""
+            match = Signal(name=f"selected_{register.name.lower()}")
+            m.d.sync += match.eq(ready & bus.wstrb.all() & (bus.awaddr[2:] == register >> 2))
+            return match
+
+        with m.If(selected(Register.COMMAND)):
+            m.d.comb += [allowed.eq(wanted.reset | ~status.busy), command.reset.eq(wanted.reset), command.start.eq(wanted.start & ~wanted.reset & ~status.busy)]
+        for register, setting in self._settings.items():
+            with m.If(selected(register) & ~status.busy):
+                m.d.comb += allowed.eq(1)
+                m.d.sync += setting.eq(word)
         with m.If(bus.bready):
             m.d.sync += bus.bvalid.eq(0)
-        with m.If(accept):
+        with m.If(accepted):
             m.d.sync += [bus.bvalid.eq(1), bus.bresp.eq(Mux(allowed, 0, _SLVERR))]
 
     def _reads(self, m, registers):
+        """In two steps: the word of each bank of eight registers, then the bank."""
         bus = self.bus
-        reading = Signal()
+        reading = Signal(2)
         address = Signal(12)
-        m.d.comb += bus.arready.eq(~reading & ~bus.rvalid)
+        m.d.comb += bus.arready.eq(~reading.any() & ~bus.rvalid)
+        m.d.sync += reading.eq(Cat(bus.arready & bus.arvalid, reading[0]))
+        with m.If(bus.arready):
+            m.d.sync += address.eq(bus.araddr)
         with m.If(bus.rready):
             m.d.sync += bus.rvalid.eq(0)
-        with m.If(bus.arready & bus.arvalid):
-            m.d.sync += [reading.eq(1), address.eq(bus.araddr)]
-        with m.If(reading):
-            m.d.sync += [reading.eq(0), bus.rvalid.eq(1), bus.rresp.eq(0)]
-            with m.Switch(address[2:]):
+        with m.If(reading[1]):
+            m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(0), bus.rresp.eq(_SLVERR)]
+        for bank in sorted({register >> 5 for register in registers}):
+            word = Signal(32, name=f"bank_{bank}")
+            known = Signal(name=f"known_{bank}")
+            m.d.sync += [word.eq(0), known.eq(0)]
+            with m.Switch(address[2:5]):
                 for register, value in registers.items():
-                    with m.Case(register >> 2):
-                        m.d.sync += bus.rdata.eq(value)
-                with m.Default():
-                    m.d.sync += [bus.rdata.eq(0), bus.rresp.eq(_SLVERR)]
+                    if register >> 5 == bank:
+                        with m.Case(register >> 2 & 7):
+                            m.d.sync += [word.eq(value), known.eq(1)]
+            with m.If(reading[1] & (address[5:] == bank) & known):
+                m.d.sync += [bus.rdata.eq(word), bus.rresp.eq(0)]

@@ -136,6 +136,7 @@ class Dispatcher(wiring.Component):
     def _issue(self, m, queues):
         """Each unit's next instruction takes its tokens, then waits for the unit."""
         tokens = {edge: Signal(8, name=f"tokens_{edge[0].name}_{edge[1].name}".lower()) for edge in EDGES}
+        overflow = Signal(len(EDGES))
         for unit in Unit:
             m.submodules[f"queue_{unit.name.lower()}"] = queue = queues[unit]
             out = self.instruction[unit]
@@ -156,5 +157,6 @@ class Dispatcher(wiring.Component):
                     m.d.comb += self.waiting[unit][source].eq(held & ~out.valid & header.wait[source] & ~count.any())
                     left, took = self.control[source].post[unit], grant & header.wait[source]
                     m.d.sync += count.eq(count + left - took)
-                    with m.If(left & ~took & count.all() & (self.error == ErrorCode.NONE)):
-                        m.d.sync += self.error.eq(ErrorCode.TOKENS)
+                    m.d.sync += overflow[EDGES.index((source, target))].eq(left & ~took & count.all())
+        with m.If(overflow.any() & (self.error == ErrorCode.NONE)):
+            m.d.sync += self.error.eq(ErrorCode.TOKENS)

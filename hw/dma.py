@@ -87,8 +87,8 @@ class ReadDma(wiring.Component):
     Arbitration is per burst; requester 0 comes first. Up to `OUTSTANDING` bursts are in flight, answers keep their order, and one beat per cycle is passed on, a cycle
     after the bus has shown it. `runs` are taken ahead, so that short ones follow each other without a gap.
 
-    `halt` keeps further bursts from the bus; then `idle` tells that all begun ones have been answered. `error` stays set after an answer other than OKAY, whose
-    beat is passed on like any other. `beat` pulses for each beat.
+    `halt` keeps further bursts, but the up to three chosen ones, from the bus; then `idle` tells that all have been answered. `error` stays set after an answer other
+    than OKAY, whose beat is passed on like any other. `beat` pulses for each beat.
     """
 
     def __init__(self, config: AcceleratorConfig, requesters: int = 3):
@@ -105,9 +105,9 @@ class ReadDma(wiring.Component):
         m = Module()
         bus = self.bus
         m.submodules.route = route = Queue(self._requesters, OUTSTANDING)
+        m.submodules.chosen = chosen = Queue(Burst, 2)
 
         issue = Signal()
-        chosen = Signal(Burst)
         choice = Signal(self._requesters)  # one-hot
         requests = []
         for index, runs in enumerate(self.runs):
@@ -117,10 +117,12 @@ class ReadDma(wiring.Component):
             requests.append(cutter.bursts)
         for index, burst in reversed(list(enumerate(requests))):
             with m.If(burst.valid):
-                m.d.comb += [choice.eq(1 << index), chosen.eq(burst.payload)]
+                m.d.comb += [choice.eq(1 << index), chosen.i.payload.eq(burst.payload)]
 
         m.d.comb += [
-            issue.eq((~bus.arvalid | bus.arready) & route.i.ready & ~self.halt),
+            issue.eq(chosen.i.ready & route.i.ready & ~self.halt),
+            chosen.i.valid.eq(issue & choice.any()),
+            chosen.o.ready.eq(~bus.arvalid | bus.arready),
             route.i.payload.eq(choice),
             route.i.valid.eq(issue & choice.any()),
             bus.arid.eq(0),
@@ -130,10 +132,8 @@ class ReadDma(wiring.Component):
             route.o.ready.eq(bus.rvalid & bus.rlast),
             self.idle.eq(~route.o.valid),
         ]
-        with m.If(bus.arready):
-            m.d.sync += bus.arvalid.eq(0)
-        with m.If(issue):
-            m.d.sync += [bus.arvalid.eq(choice.any()), bus.araddr.eq(chosen.beat << 3), bus.arlen.eq(chosen.last)]
+        with m.If(chosen.o.ready):
+            m.d.sync += [bus.arvalid.eq(chosen.o.valid), bus.araddr.eq(chosen.o.payload.beat << 3), bus.arlen.eq(chosen.o.payload.last)]
 
         answer = Signal(BEAT_BITS)
         m.d.sync += [answer.eq(bus.rdata), self.beat.eq(bus.rvalid), self.error.eq(self.error | (bus.rvalid & bus.rresp[1]))]

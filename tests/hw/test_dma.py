@@ -164,7 +164,7 @@ async def halt_lets_begun_bursts_end(dut):
     count = len(delays)
     for _ in range(100):
         await RisingEdge(dut.clk)
-        assert not dut.bus_arvalid.value and dut.idle.value
+        assert not dut.bus_arvalid.value and dut.idle.value, "a burst after the bus was idle"
     assert len(delays) == count and count % CONFIG.max_burst == 0 and 100 <= count <= 100 + (OUTSTANDING + 1) * CONFIG.max_burst
     dut.halt.value = 0
     while len(delays) < 2000:
