@@ -19,9 +19,10 @@ from .tile import Chunk, Piece, Plan, Tile, pieces
 
 __all__ = ["Emitter", "WeightOffsets"]
 
-
 #: Beats below which a map's load is not cut into channel groups.
 _LOAD_BEATS = 256
+#: Planes a LOAD_MAP instruction brings.
+_MOST_PLANES = 511
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ class Emitter:
         strips = list(pairwise([chunk.rows[0], *[end for end in ends if end > chunk.rows[0]]]))
         # Smaller loads would cost more than the wait they save.
         whole = geometry.planes * (strips[0][1] - strips[0][0]) * geometry.shape[2]
-        step = ceil(geometry.words / max(min(4, whole // _LOAD_BEATS), 1))
+        step = min(ceil(geometry.words / max(min(4, whole // _LOAD_BEATS), 1)), _MOST_PLANES // self._lanes)
         for image in range(*chunk.images):
             for strip in strips:
                 for word in range(0, geometry.words, step):

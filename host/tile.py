@@ -19,6 +19,8 @@ __all__ = ["Chunk", "Geometry", "Piece", "Plan", "Tile", "plan_layer"]
 
 #: Bytes a second of external memory the bound is stated for.
 MEMORY_RATE = 250e6
+#: Beats a LOAD_MAP instruction brings of a plane, and words from one of its planes to the next.
+_MOST_BEATS = (1 << 14) - 1
 #: Cycles a COMPUTE instruction costs beyond its pixels.
 TILE_OVERHEAD = 24
 
@@ -182,9 +184,8 @@ def plan_layer(config: AcceleratorConfig, network: Network, layer: Layer, batch:
     """
     best, reason = None, ""
     for ways in _folds(network, layer) if foldable else [(_whole_map, _whole_map)]:
-        geometry = _geometry(config, network, layer, batch, ways)
         try:
-            plan = _best_chunks(geometry)
+            plan = _best_chunks(_geometry(config, network, layer, batch, ways))
         except CompileError as error:
             reason = reason or str(error)
             continue
@@ -246,35 +247,46 @@ def _geometry(config, network, layer, batch, ways):
         shape, weight = fold.shape(shape), np.ascontiguousarray(spread).reshape(outputs, -1, y.kernel, x.kernel)
     stride, padding, conv = (y.kernel_stride, x.kernel_stride), (y.padding, x.padding), (weight.shape[0], *conv)
     out = (conv[0], *layer.output_size(height, width))
-    for name, value, most in (("kernel height", weight.shape[2], 32), ("kernel width", weight.shape[3], 32), ("stride", max(stride), 15),
-                              ("dilation", max(layer.dilation), 31), ("map height", shape[1], 2047), ("map width", shape[2], 2047),
-                              ("pooling kernel", max(layer.pool.kernel) if layer.pool else 1, 15), ("output height", conv[1], 1023), ("output width", conv[2], 2047),
-                              *((f"{what} area", size[1] * size[2], (1 << 20) - 1) for what, size in (("map", shape), ("output", conv), ("stored map", out)))):
+    geometry = Geometry(config, layer, batch, shape, weight, stride, padding, layer.dilation, conv, out, fold)
+    _check_limits(geometry)
+    return geometry
+
+
+def _check_limits(geometry):
+    """Raises :exc:`CompileError` if a number does not fit the field of an instruction."""
+    layer, (_, *size), (_, *conv), (_, *out) = geometry.layer, geometry.shape, geometry.conv, geometry.out
+    last = [(count - 1) * stride - padding for count, stride, padding in zip(conv, geometry.stride, geometry.padding)]
+    limits = [("kernel height", geometry.weight.shape[2], 32), ("kernel width", geometry.weight.shape[3], 32), ("stride", max(geometry.stride), 15),
+              ("dilation", max(geometry.dilation), 31), ("padding", max(geometry.padding), 2047), ("map height", size[0], 2047), ("map width", size[1], 2047),
+              ("last window's row", last[0], 2047), ("last window's column", last[1], 2047), ("output height", conv[0], 1023), ("output width", conv[1], 2047)]
+    limits += [(f"{what} area", height * width, (1 << 20) - 1) for what, (height, width) in (("map", size), ("output", conv), ("stored map", out))]
+    if layer.pool:
+        limits += [("pooling kernel", max(layer.pool.kernel), 15), ("pooling stride", max(layer.pool.stride), 15)]
+    for name, value, most in limits:
         if value > most:
             raise CompileError(f"layer {layer.name}: {name} {value} exceeds the engine's {most}; keep it on the host or split the layer")
-    return Geometry(config, layer, batch, shape, weight, stride, padding, layer.dilation, conv, out, fold)
 
 
 def _best_chunks(geometry):
     """Try ever smaller chunks and keep the cheapest plan."""
     config, (_, height, width) = geometry.config, geometry.shape
     rows = geometry.out[1]
-    image_words = geometry.words * height * width
+    image_words, limit = geometry.words * height * width, min(config.map_words, _MOST_BEATS)
     best = None
     # Whole images share a chunk while two chunks fit side by side; else an image is cut into rows.
-    options = [(images, rows) for images in range(1, geometry.batch + 1) if images * image_words <= config.map_words]
+    options = [(images, rows) for images in range(1, geometry.batch + 1) if images * image_words <= limit]
     counts = sorted({ceil(rows / n) for n in range(2, min(rows, 64) + 1)} | {1}, reverse=True)
     options += [(1, n) for n in counts if n < rows]
     for images, out_rows in options:
         chunks = _chunks(geometry, images, out_rows)
-        if chunks is None or max(_chunk_words(geometry, chunk) for chunk in chunks) > config.map_words:
+        if chunks is None or max(_chunk_words(geometry, chunk) for chunk in chunks) > limit:
             continue
         plan = _estimate(geometry, chunks)
         if best is None or plan.cost < best.cost:
             best = plan
     if best is None:
         layer = geometry.layer
-        raise CompileError(f"layer {layer.name}: one output row needs more than the {config.map_words * config.inputs} bytes of {config.name}'s map scratchpad or its "
+        raise CompileError(f"layer {layer.name}: one output row needs more than the {limit * config.inputs} bytes of {config.name}'s map scratchpad or its "
                            f"{config.stage_pixels} staged pixels; use a larger config")
     return best
 
@@ -310,7 +322,7 @@ def _tiles(geometry, images, out_rows):
         return [Tile(span, rows, (0, width), out_rows, whole_columns) for span in zip(edges, edges[1:])]
     result = []
     back = pool.kernel[0] - 1 if pool else 0
-    most = min(config.tile_pixels // width, (config.stage_pixels - back * width) // (2 * width)) if width <= config.tile_pixels else 0
+    most = max(min(config.tile_pixels // width, (config.stage_pixels - back * width) // (2 * width)), 0)
     if most == 0 and width <= config.tile_pixels and (back + 1) * width <= config.stage_pixels:
         most = 1
     for image in range(*images):

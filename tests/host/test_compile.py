@@ -11,7 +11,7 @@ from celosia.host.errors import CompileError
 from celosia.hw import isa
 from celosia.hw.config import CONFIGS, AcceleratorConfig, get_config
 from celosia.hw.isa import Base, Opcode, Unit
-from celosia.hw.network import Residual, read_tensors, write_tensors
+from celosia.hw.network import Pool, Residual, read_tensors, write_tensors
 from celosia.hw.program import Program, ProgramError, pack_map, unpack_map
 from celosia.sim.golden import execute
 from celosia.sim.machine import Machine, MachineError
@@ -135,6 +135,43 @@ def test_a_row_too_large_for_the_scratchpad_names_the_layer():
     network = network_of([random_layer(rng, "wide", "x", (512, 9, 60), 8, (9, 3))], (512, 9, 60), rng)
     with pytest.raises(CompileError, match="layer wide: one output row needs more than the 16384 bytes"):
         compile(network, "tiny")
+
+
+# Shapes at the ends of what instructions hold: each has been wrong, or refused without need.
+@pytest.mark.parametrize("config, shape, outputs, kernel, attributes", [
+    ("ulx3s-85f", (8, 20, 130), 8, (1, 1), {"pool": Pool(kernel=(9, 3), stride=(2, 2), padding=(4, 1, 4, 1))}),  # nine rows exceed the staging buffer
+    ("ulx3s-25f", (8, 15, 15), 12, (1, 1), {"pool": Pool(kernel=(15, 15), stride=(15, 15))}),
+    ("ulx3s-85f", (16384, 1, 1), 10, (1, 1), {}),  # 2,048 planes
+    ("tiny", (3, 64, 32), 20, (16, 16), {"stride": (16, 16)}),  # fits once the host has folded it
+    ("ulx3s-25f", (3, 80, 80), 9, (40, 40), {"stride": (40, 40)}),
+], ids=str)
+def test_large_shapes(config, shape, outputs, kernel, attributes):
+    rng = np.random.default_rng(6)
+    network = network_of([random_layer(rng, "a", "x", shape, outputs, kernel, **attributes)], shape, rng)
+    program, codes = compile(network, config), random_codes(network, 1, 3)
+    np.testing.assert_array_equal(run_on_machine(program, codes, 1), execute(network, [codes])[0])
+
+
+@pytest.mark.parametrize("shape, attributes, problem", [
+    ((8, 40, 40), {"pool": Pool(kernel=(2, 2), stride=(2, 16))}, "pooling stride 16 exceeds the engine's 15"),
+    ((8, 40, 40), {"pool": Pool(kernel=(16, 2), stride=(2, 2))}, "pooling kernel 16 exceeds the engine's 15"),
+    ((16, 40, 40), {"stride": (1, 16)}, "stride 16 exceeds the engine's 15"),
+    ((16, 5, 20), {"padding": (0, 3000, 0, 0), "stride": (1, 2)}, "padding 3000 exceeds the engine's 2047"),
+    ((16, 5, 200), {"padding": (0, 2, 0, 2000), "stride": (1, 2)}, "last window's column 2196 exceeds the engine's 2047"),
+    ((16, 5, 2048), {"stride": (1, 2)}, "map width 2048 exceeds the engine's 2047"),
+])
+def test_what_no_instruction_holds_names_layer_and_limit(shape, attributes, problem):
+    rng = np.random.default_rng(0)
+    network = network_of([random_layer(rng, "odd", "x", shape, 8, (1, 3), **attributes)], shape, rng)
+    with pytest.raises(CompileError, match=f"layer odd: {problem}; keep it on the host"):
+        compile(network, "ulx3s-85f")
+
+
+def test_a_map_of_more_pixels_than_a_load_brings_is_refused():
+    rng = np.random.default_rng(0)
+    network = network_of([random_layer(rng, "a", "x", (16, 17, 1024), 8, (16, 8), stride=(1, 8))], (16, 17, 1024), rng)
+    with pytest.raises(CompileError, match="layer a: one output row needs more than the 262128 bytes"):
+        compile(network, AcceleratorConfig(name="large", map_words=16384))
 
 
 @pytest.mark.parametrize("batch", [0, 2000, 1.5])
