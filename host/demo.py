@@ -19,7 +19,8 @@ from ..models import data, zoo
 from . import images
 from .console import call, progress_bar
 from .device import open_device
-from .report import Stopwatch, predictions, run_report
+from .evaluate import on_golden
+from .report import Stopwatch, run_report
 from .source import compile_network, quantize_model
 
 MODEL, CONFIG, BATCH = "fashion-resnet", "ulx3s-85f", 16
@@ -100,10 +101,9 @@ def _test_images(sample, labels):
 
 
 def _accuracy(program, test, labels):
-    with open_device("golden", program.config) as device:
-        result = device.run(program, test)
-    winners = [row["index"] for row in predictions(program.network, result, range(len(test)))]
-    return {"accuracy": float(np.mean(np.array(winners) == labels)), "images": len(test)}
+    with on_golden(program) as model:
+        winners = model(test).argmax(1)
+    return {"accuracy": float(np.mean(winners == labels)), "images": len(test)}
 
 
 class _step:

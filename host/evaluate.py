@@ -1,19 +1,29 @@
 """Recipes measured on devices: the module itself, or its int8 network on a bit-exact device."""
 
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from ..hw.config import get_config
+from ..hw.program import Program
 from ..models import data, zoo
 from . import source
 from .device import open_device
 from .errors import CelosiaError
 
-__all__ = ["device_model", "evaluate_recipe"]
+__all__ = ["evaluate_recipe", "on_device", "on_golden"]
 
 #: Images per run where nobody asks for another number.
 _BATCH = 16
+#: Images a process is given at a time.
+_SHARE = 128
 
 
 def evaluate_recipe(recipe, device: str = "float", *, weights=None, config=None, batch=None, limit=None, progress=None) -> dict:
@@ -39,9 +49,9 @@ def evaluate_recipe(recipe, device: str = "float", *, weights=None, config=None,
             network = source.load_network(name, progress)
         else:
             network = source.quantize_model(name, weights=weights, progress=progress)
-        with open_device(device, get_config(config or source.DEFAULT_CONFIG)) as opened:
-            program = source.compile_network(network, opened.config, batch or _BATCH)
-            figures["int8"] = recipe.evaluate(device_model(opened, program), limit)
+        program = source.compile_network(network, get_config(config or source.DEFAULT_CONFIG), batch or _BATCH)
+        with on_golden(program) if device == "golden" else on_device(device, program) as model:
+            figures["int8"] = recipe.evaluate(lambda images: torch.from_numpy(model(images.numpy())), limit)
     kind = "float" if device == "float" else "int8"
     return {
         "recipe": recipe.name,
@@ -52,14 +62,42 @@ def evaluate_recipe(recipe, device: str = "float", *, weights=None, config=None,
     }
 
 
-def device_model(device, program):
-    """A function from preprocessed float32 images (N, C, H, W) to the network's first output, as torch tensors, computed on a device."""
-    import torch
+@contextmanager
+def on_device(name: str, program) -> "Iterator[Callable[[np.ndarray], np.ndarray]]":
+    """A function from float32 images (N, C, H, W) to the network's first output, float32 (N, …), which a device computes."""
+    with open_device(name, program.config) as device:
+        yield lambda images: device.run(program, images).outputs[0]
 
-    def model(images):
-        return torch.from_numpy(np.ascontiguousarray(device.run(program, images.numpy()).outputs[0]))
 
-    return model
+@contextmanager
+def on_golden(program) -> "Iterator[Callable[[np.ndarray], np.ndarray]]":
+    """What `on_device("golden", program)` is, on all processors: for thousands of images.
+
+    A process each rather than NumPy's threads, which wait for each other at every layer: on a busy machine for minutes.
+    """
+    processes = min(os.cpu_count() or 1, 8)
+    threads = os.environ.get("OPENBLAS_NUM_THREADS")
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # for the processes: NumPy reads it when it is imported
+    try:
+        with TemporaryDirectory() as folder:
+            program.save(file := Path(folder) / "program.celp")
+            with ProcessPoolExecutor(processes, get_context("spawn"), _start, (file,)) as pool:
+                yield lambda images: np.concatenate(list(pool.map(_compute, (images[first : first + _SHARE] for first in range(0, len(images), _SHARE)))))
+    finally:
+        if threads is None:
+            del os.environ["OPENBLAS_NUM_THREADS"]
+        else:
+            os.environ["OPENBLAS_NUM_THREADS"] = threads
+
+
+def _start(file):
+    global _program
+    _program = Program.load(file)
+
+
+def _compute(images):
+    with open_device("golden", _program.config) as device:
+        return device.run(_program, images).outputs[0]
 
 
 def _judged(target, figures):
