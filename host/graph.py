@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+import torchao.quantization.pt2e  # noqa: F401  registers torch.ops.quantized_decomposed
 
 from ..hw.network import Layer, Network, Pool, Residual, Tensor
 from .errors import CelosiaError
