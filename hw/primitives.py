@@ -19,7 +19,8 @@ _BLOCK_DEPTHS = {1: 16384, 2: 8192, 4: 4096, 9: 2048, 18: 1024, 36: 512}
 def delayed(m: Module, value, cycles: int = 1, *, keep: bool = False, reset: bool = False, name: "str | None" = None):
     """`value` as it was some cycles ago.
 
-    keep: no tool may merge the registers with others of equal content, so that each of several copies can lie near what it drives.
+    keep: asks that the registers stay apart from others of equal content, each copy near what it drives. Yosys 0.70 merges them all the same, so the
+    clocks in results/gate.json are those of single registers.
     reset: the registers are cleared by reset.
     """
     for _ in range(cycles):
