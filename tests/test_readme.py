@@ -1,5 +1,6 @@
 """README and docs say what is there: commands, files and figures."""
 
+import json
 import re
 import subprocess
 import sys
@@ -24,6 +25,20 @@ def _commands():
 
 def test_tables_are_those_of_the_results():
     subprocess.run([sys.executable, ROOT / "scripts" / "tables", "--check"], check=True)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "results").rglob("*.json")), ids=lambda file: str(file.relative_to(ROOT)))
+def test_results_name_what_made_them(file):
+    result = json.loads(file.read_text())
+    assert result["command"].split()[0] in ("celosia", "python", "scripts/results")
+    assert re.fullmatch("[0-9a-f]{40}", result["commit"]) and not result.get("modified")
+    assert result.get("versions") or result["tools"]
+
+
+def test_results_are_those_of_the_script():
+    listed = subprocess.run([sys.executable, ROOT / "scripts" / "results", "--list"], check=True, capture_output=True, text=True).stdout
+    written = {str(file.relative_to(ROOT)) for file in (ROOT / "results").rglob("*.json")}
+    assert {line.split()[1] for line in listed.splitlines()} == written - {"results/gate.json", "results/engine.json"}
 
 
 @pytest.mark.parametrize("words", list(_commands()), ids=" ".join)
