@@ -88,11 +88,14 @@ def check(
     from .report import memory_report
     from .source import DEFAULT_CONFIG, compile_network, load_program, sketch
 
+    if model.endswith((".celq", ".celp")) and (shape or weights or trust):
+        raise CelosiaError(f"{model}: is quantized already; leave out --shape, --weights and --trust")
     if model.endswith(".celp"):
         program = load_program(model, config, batch)
     else:
         chosen = get_config(config or DEFAULT_CONFIG)
-        program = compile_network(sketch(model, _shape(shape), weights=weights, trust=trust), chosen, batch or 1)
+        network = sketch(model, _shape(shape), weights=weights, trust=trust)
+        program = compile_network(network, chosen, batch or network.batch or 1)
     report = {"model": model, "config": program.config.name, "batch": program.batch, **_estimate(program), "memory": memory_report(program)}
     if as_json:
         return emit(report)
@@ -112,6 +115,7 @@ def quantize(
     """A float model to int8, by calibration images."""
     from .source import quantize_model
 
+    _expect_folder(output)
     with progress_bar(f"quantize {model}") as progress:
         network = quantize_model(model, calibrate or (), weights=weights, trust=trust, progress=progress)
     _write(network, output)
@@ -134,6 +138,7 @@ def compile(
     from .report import memory_report
     from .source import load_program
 
+    _expect_folder(output)
     with progress_bar(f"compile {model}") as progress:
         program = load_program(model, config, batch, progress)
     _write(program, output)
@@ -164,6 +169,9 @@ def run(
 
     if vcd and device != "rtl":
         raise CelosiaError(f"--vcd: device {device!r} has no waveform; give --device rtl")
+    if output:
+        _expect_folder(output)
+        images.expect_format(output)
     watch = Stopwatch()
     program, chosen = _program(model, config, batch)
     samples = load_inputs(model, program.network, inputs or (), program.batch)
@@ -232,16 +240,17 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Cycles of every layer, beside the bound of its compute and memory time."""
+    import numpy as np
+
     from .report import Stopwatch, bench_report
-    from .source import inputs as load_inputs
 
     watch = Stopwatch()
     program, chosen = _program(model, config, batch)
-    samples = load_inputs(model, program.network, (), program.batch)
+    zeros = [np.zeros((program.batch, *program.network.tensors[name].shape), np.float32) for name in program.network.inputs]  # time does not depend on data
     watch.lap("prepare")
     with progress_bar(f"bench {model} on {device}") as progress, _open(device, chosen, progress) as opened:
         watch.lap("open")
-        result = opened.run(program, samples.images)
+        result = opened.run(program, zeros)
         watch.lap("run")
         report = bench_report(model, opened, program, result, watch.seconds)
     if as_json:
@@ -332,9 +341,7 @@ def _program(model, config, batch):
     asked = get_config(config) if config else None
     with progress_bar(f"prepare {model}") as progress:
         program = load_program(model, config, batch, progress)
-    chosen = asked or program.config
-    program.check_config(chosen)
-    return program, chosen
+    return program, asked or program.config
 
 
 def _open(name, config, progress, vcd=None):
@@ -381,11 +388,16 @@ def _stalls(report):
 def _shape(text):
     if text is None:
         return None
-    try:
-        channels, height, width = (int(part) for part in text.split(","))
-    except ValueError:
-        raise CelosiaError(f"--shape must be C,H,W, for example 3,224,224, not {text!r}") from None
-    return channels, height, width
+    shape = tuple(int(part) if part.strip().isdecimal() else 0 for part in text.split(","))
+    if len(shape) != 3 or min(shape) < 1:
+        raise CelosiaError(f"--shape must be C,H,W, for example 3,224,224, not {text!r}")
+    return shape
+
+
+def _expect_folder(path):
+    """Before work that would be lost."""
+    if not path.parent.is_dir():
+        raise CelosiaError(f"{path}: cannot be written: there is no folder {path.parent}")
 
 
 def _write(item, path):

@@ -31,6 +31,10 @@ def compile(network: "Network", config: "str | AcceleratorConfig" = "ulx3s-85f",
     network, config = getattr(network, "network", network).verify(), get_config(config)
     if not isinstance(batch, int) or not 1 <= batch <= 1024:
         raise CompileError(f"option batch: must be a whole number in 1…1024, not {batch!r}")
+    if network.batch not in (None, batch):
+        raise CompileError(f"network {network.name}: was exported for batch {network.batch}, not {batch}; compile it for that, or export it with torch.export.Dim.AUTO")
+    if not network.layers:
+        raise CompileError(f"network {network.name}: has no layers; there is nothing to compile")
     plans = plan_network(network, config, batch)
     memory = allocate(config, network, plans, batch)
     data, offsets = _image(plans)

@@ -86,6 +86,8 @@ def open_device(name: str, config: "str | AcceleratorConfig" = "ulx3s-85f", **op
     if name == "golden":
         from ..sim.golden import GoldenDevice
 
+        if options:
+            raise CelosiaError(f"device 'golden' has no option {next(iter(options))!r}")
         return Device(name, config, GoldenDevice(config))
     if name == "rtl":
         from ..sim.rtl import RtlDevice
@@ -104,10 +106,12 @@ def _input_codes(program, images):
     codes = []
     for name, array in zip(network.inputs, arrays):
         array, tensor = np.asarray(array), network.tensors[name]
+        if not np.issubdtype(array.dtype, np.floating):
+            raise CelosiaError(f"input {name}: is {array.dtype}; give float32 images, normalised as in training")
         if array.ndim != 4 or array.shape[1:] != tensor.shape or not len(array):
             shape = "×".join(map(str, array.shape))
             raise CelosiaError(f"input {name}: has shape {shape}, network {network.name} needs N×{'×'.join(map(str, tensor.shape))}")
-        if not np.isfinite(array).all():
+        if not (np.abs(array) <= np.finfo(np.float32).max).all():
             raise CelosiaError(f"input {name}: contains NaN or infinity; give finite numbers")
         codes.append(quantize(array, tensor))
     if len({len(array) for array in codes}) > 1:

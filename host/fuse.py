@@ -83,6 +83,7 @@ class _Fuser:
         groups, inputs, outputs = [], {}, []
         for node in graph.nodes:
             check(node)
+        for node in graph.nodes:
             if node.op == "placeholder" and is_tensor(node):
                 if len(image_shape(node)) not in (1, 3):
                     raise refuse(node, f"of {len(image_shape(node)) + 1} dimensions is not supported", "use a model with (N, C, H, W) inputs")
@@ -96,6 +97,8 @@ class _Fuser:
                     raise UnsupportedError("the model's output holds one map twice; return it once")
             elif node not in self.claimed and is_tensor(node) and node.target not in RESHAPES and not self.absorbed(node):
                 groups.append(self.group(node))
+        if not groups:
+            raise UnsupportedError("the model computes nothing: its output is its input; use a model with at least one layer")
         position = {node.name: index for node, index in self.order.items()}
         groups.sort(key=lambda group: position[group.output])
         self.result = Groups(groups=groups, inputs=inputs, outputs=outputs)

@@ -1,15 +1,14 @@
 """Images in and pictures out: photographs, `.npz` files and folders become network inputs; results become a picture."""
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 
 from .errors import CelosiaError
 
-__all__ = ["draw", "load"]
+__all__ = ["draw", "expect_format", "load"]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
@@ -31,6 +30,8 @@ def load(paths: "Sequence[str | Path]", shape: "tuple[int, int, int] | None", pr
             array = normalise(_photograph(path, shape)[None], preprocess)
             names.append(path.name)
         arrays.append(array)
+        if array.shape[1:] != arrays[0].shape[1:]:
+            raise CelosiaError(f"{path}: has images of shape {_by(array.shape[1:])}, those before have {_by(arrays[0].shape[1:])}; give images of one shape")
     return np.concatenate(arrays), names
 
 
@@ -79,6 +80,12 @@ def draw(path: "str | Path", images: np.ndarray, captions: "Sequence[str]", prep
         raise CelosiaError(f"picture {path}: cannot be written: {error}") from None
 
 
+def expect_format(path: "str | Path") -> None:
+    """Raises :exc:`CelosiaError` if :func:`draw` knows no format of that name."""
+    if Path(path).suffix.lower() not in Image.registered_extensions():
+        raise CelosiaError(f"picture {path}: its format is not known; call it .png")
+
+
 def _files(paths):
     files = []
     for path in map(Path, paths):
@@ -95,13 +102,15 @@ def _files(paths):
 
 
 def _photograph(path, shape):
+    if shape is None:
+        raise CelosiaError(f"image {path}: the shape of the model's input is not known; give an .npz of floats, N×C×H×W")
     channels, height, width = shape
     if channels not in (1, 3):
         raise CelosiaError(f"image {path}: the network's input has {channels} channels, a photograph 1 or 3; give an .npz of floats")
     try:
         with Image.open(path) as file:
             image = file.convert("L" if channels == 1 else "RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except Exception as error:  # whatever a decoder makes of broken bytes
         raise CelosiaError(f"image {path}: is truncated or no image: {error}") from None
     if image.size != (width, height):
         scale = max(width / image.width, height / image.height)
@@ -113,23 +122,29 @@ def _photograph(path, shape):
 
 def _archive(path, shape, preprocess):
     try:
-        with np.load(path, allow_pickle=False) as file:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise CelosiaError(f"{path}: is an .npy file, a single array; save it with numpy.savez")
+        with archive as file:
             name = "images" if "images" in file.files else file.files[0] if len(file.files) == 1 else None
             if name is None:
                 raise CelosiaError(f"{path}: must hold one array or one named 'images', not {', '.join(file.files) or 'none'}")
             array = file[name]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, CelosiaError):
-            raise
+    except CelosiaError:
+        raise
+    except Exception as error:
         raise CelosiaError(f"{path}: is truncated or no .npz file: {error}") from None
     channels, height, width = shape or ("C", "H", "W")
     if array.dtype == np.uint8 and shape:
         array = array[..., None] if array.ndim == 3 else array
         if array.ndim == 4 and array.shape[1:] == (height, width, channels) and len(array):
             return normalise(array, preprocess)
-        wanted = f"N×{height}×{width}×{channels}"
-    else:
-        if array.ndim == 4 and array.shape[1:] == (shape or array.shape[1:]) and array.size and np.issubdtype(array.dtype, np.floating):
+    elif array.ndim == 4 and array.shape[1:] == (shape or array.shape[1:]) and array.size and np.issubdtype(array.dtype, np.floating):
+        with np.errstate(over="ignore"):  # whoever uses them refuses infinities
             return array.astype(np.float32)
-        wanted = f"uint8 N×{height}×{width}×{channels} or float N×{channels}×{height}×{width}"
-    raise CelosiaError(f"{path}: has shape {'×'.join(map(str, array.shape))} of {array.dtype}, the network needs {wanted}")
+    wanted = f"uint8 N×{height}×{width}×{channels} or " * (shape is not None) + f"float N×{channels}×{height}×{width}"
+    raise CelosiaError(f"{path}: has shape {_by(array.shape)} of {array.dtype}, the network needs {wanted}")
+
+
+def _by(shape):
+    return "×".join(map(str, shape)) or "()"

@@ -87,8 +87,6 @@ class QuantizedModel(Network):
     reference: "torch.fx.GraphModule | None" = None
     #: Tensor name → node of `reference` whose value is that map (int8 codes, or float on the same grid).
     nodes: dict[str, str] = field(default_factory=dict)
-    #: The batch size an exported model insists on, or None.
-    batch: "int | None" = None
 
 
 def quantize(model: "torch.nn.Module | torch.export.ExportedProgram", calibration_batches: Iterable, *, name: "str | None" = None,
@@ -128,7 +126,8 @@ def quantize(model: "torch.nn.Module | torch.export.ExportedProgram", calibratio
     progress("convert", 0)
     converted = convert_pt2e(prepared)
     network, nodes = lower(converted, quantizer.groups, name=name or _name(model))
-    return QuantizedModel(**network.__dict__ | {"classes": list(classes), "preprocess": dict(preprocess or {})}, reference=converted, nodes=nodes, batch=batch).verify()
+    known = {"classes": list(classes), "preprocess": dict(preprocess or {}), "batch": batch}
+    return QuantizedModel(**network.__dict__ | known, reference=converted, nodes=nodes).verify()
 
 
 def _name(model):

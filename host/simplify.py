@@ -142,7 +142,9 @@ def _move_before_pool(node):
 
 
 def check_finite(module: torch.nn.Module) -> None:
-    """Raises :exc:`CelosiaError` naming the first parameter or buffer that holds a NaN or an infinity."""
+    """Raises :exc:`CelosiaError` naming the first parameter or buffer that holds a NaN or an infinity, or nothing yet."""
     for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        if torch.nn.parameter.is_lazy(value):
+            raise CelosiaError(f"parameter {name} is not initialized; call the model with an image and load its weights first")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise CelosiaError(f"parameter {name} holds a NaN or an infinity; load weights that are trained")

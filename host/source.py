@@ -47,19 +47,20 @@ def load_network(model: str, progress: "Callable | None" = None) -> Network:
 
 
 def load_program(model: str, config: "str | None" = None, batch: "int | None" = None, progress: "Callable | None" = None) -> Program:
-    """A `.celp` file as it is, or another MODEL compiled for `config` (default ulx3s-85f) and `batch` (default 1).
+    """A `.celp` file as it is, or another MODEL compiled for `config` (default ulx3s-85f) and `batch` (default 1, or what an exported model insists on).
 
-    Raises :exc:`CelosiaError` as :func:`load_network`, and if a `.celp` file was compiled for another batch;
-    whether its config is the device's is the device's to check.
+    Raises :exc:`CelosiaError` as :func:`load_network`, and if a `.celp` file was compiled for another batch, :exc:`ProgramError` if for another config.
     """
+    chosen = get_config(config or DEFAULT_CONFIG)
     if model.endswith(".celp"):
         program = Program.load(model)
         if batch not in (None, program.batch):
             raise CelosiaError(f"{model}: was compiled for batch {program.batch}, not {batch}; compile it again with --batch {batch}")
+        if config:
+            program.check_config(chosen)
         return program
-    chosen = get_config(config or DEFAULT_CONFIG)
     network = load_network(model, progress)
-    return compile_network(network, chosen, 1 if batch is None else batch)
+    return compile_network(network, chosen, batch or network.batch or 1)
 
 
 def compile_network(network: Network, config: AcceleratorConfig, batch: int) -> Program:
@@ -178,9 +179,12 @@ def _float_model(model, weights, trust):
     if model.endswith((".celq", ".celp")):
         raise CelosiaError(f"{model}: is quantized already")
     _expect_model(model)
-    from .trace import load_model
+    from .trace import input_count, load_model
 
-    return load_model(model, weights, trust), zoo.get(model) if model in zoo.names() else None
+    module = load_model(model, weights, trust)
+    if (count := input_count(module)) != 1:
+        raise CelosiaError(f"{model}: takes {count} inputs; quantize it from Python, with batches that are tuples of them")
+    return module, zoo.get(model) if model in zoo.names() else None
 
 
 def _shape(module):
@@ -189,7 +193,8 @@ def _shape(module):
     if signature is None:
         return None
     [value] = [node.meta["val"] for node in module.graph.nodes if node.name == signature.user_inputs[0]]
-    return tuple(map(int, value.shape[1:])) if value.dim() == 4 else None
+    sizes = list(map(str, value.shape[1:]))  # symbols where they are dynamic
+    return tuple(map(int, sizes)) if value.dim() == 4 and all(map(str.isdigit, sizes)) else None
 
 
 def _name(model):

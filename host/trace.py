@@ -10,6 +10,7 @@ import re
 import sys
 import traceback
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ _PLAIN_ENTRIES = re.compile(r"[^/]+/(data/(weights/(weight_\d+|\w+_weights_confi
                             r"|models/\w+\.json|archive_format|archive_version|version|byteorder|\.data/\w+|extra/[\w.]+)")
 #: The words of a size expression; torch gives such strings to sympy, which evaluates them as Python.
 _SIZE_WORDS = re.compile(r"[suz]\d+|Symbol|positive|nonnegative|negative|integer|True|False|Max|Min|FloorDiv|CeilDiv|CleanDiv|Mod|PythonMod|"
-                         r"ModularIndexing|Eq|Ne|And|Or|Not|TruncToInt|IntTrueDiv|oo|int_oo")
+                         r"ModularIndexing|Integer|Add|Mul|Eq|Ne|And|Or|Not|TruncToInt|IntTrueDiv|oo|int_oo")
 
 _EMPTY_WEIGHTS = "load weights made for this model"
 
@@ -100,7 +101,8 @@ def load_exported(path: "str | Path", trust: bool = False) -> torch.export.Expor
     try:
         if not trust and (reason := _distrust(path)):
             raise CelosiaError(f"{path}: {reason}, which could run any code; pass --trust if you trust its author")
-        program = torch.export.load(path)
+        with _quiet("torch.export"):  # it logs a traceback before it raises
+            program = torch.export.load(path)
     except CelosiaError:
         raise
     except Exception as error:
@@ -109,6 +111,18 @@ def load_exported(path: "str | Path", trust: bool = False) -> torch.export.Expor
     if (batch := fixed_batch(program)) is not None:
         logger.warning("%s: was exported with a fixed batch of %d and runs with that batch only; export it with torch.export.Dim.AUTO for any batch", path, batch)
     return program
+
+
+@contextmanager
+def _quiet(name):
+    """Nothing below an error is logged by the logger of that name."""
+    log = logging.getLogger(name)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _distrust(path):
@@ -174,6 +188,9 @@ def trace(model: "torch.nn.Module | torch.export.ExportedProgram", inputs: "tupl
     if isinstance(model, torch.export.ExportedProgram):
         values = {node.name: node.meta["val"] for node in model.graph.nodes if node.op == "placeholder"}
         for name, given in zip(model.graph_signature.user_inputs, inputs):
+            if not all(str(size).isdigit() for size in values[name].shape[1:]):
+                raise UnsupportedError(f"input {name} of the exported model has a dynamic size {tuple(map(str, values[name].shape[1:]))}; "
+                                       "export it with a dynamic batch only, and images of the size it shall run with")
             if values[name].shape[1:] != given.shape[1:]:
                 raise CelosiaError(f"input {name} of the exported model takes images of shape {tuple(values[name].shape[1:])}, not {tuple(given.shape[1:])}; "
                                    "calibrate with images of the exported size")

@@ -123,6 +123,8 @@ class Network:
     preprocess: dict = field(default_factory=dict)
     #: Output name → shape the caller sees per image, where it is not (C, H, W), e.g. (C,) after a flatten.
     output_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    #: The batch size an exported model insists on, or None.
+    batch: int | None = None
 
     @property
     def macs(self) -> int:
@@ -135,6 +137,8 @@ class Network:
         for name in [*self.inputs, *self.outputs]:
             if name not in self.tensors:
                 raise NetworkError(f"network {self.name}: tensor {name!r} is not described")
+        if self.batch is not None and not (isinstance(self.batch, int) and self.batch >= 1):
+            raise NetworkError(f"network {self.name}: batch must be a whole number or None, not {self.batch!r}")
         for tensor in self.tensors.values():
             if not (np.isfinite(tensor.scale) and tensor.scale > 0 and -128 <= tensor.zero_point <= 127):
                 raise NetworkError(f"tensor {tensor.name}: scale {tensor.scale} or zero point {tensor.zero_point} is out of range")
@@ -190,7 +194,7 @@ class Network:
             values |= {"residual": layer.residual and asdict(layer.residual), "pool": layer.pool and asdict(layer.pool)}
             layers.append(values)
             arrays |= {f"{index}.{name}": np.ascontiguousarray(getattr(layer, name)) for name in _ARRAYS}
-        header = {k: getattr(self, k) for k in ("name", "inputs", "outputs", "classes", "preprocess", "output_shapes")}
+        header = {k: getattr(self, k) for k in ("name", "inputs", "outputs", "classes", "preprocess", "output_shapes", "batch")}
         return header | {"tensors": [asdict(t) for t in self.tensors.values()], "layers": layers}, arrays
 
     @classmethod
@@ -207,7 +211,7 @@ class Network:
         tensors = {t["name"]: Tensor(**(t | {"shape": tuple(t["shape"])})) for t in header["tensors"]}
         rest = {k: header[k] for k in ("name", "inputs", "outputs", "classes", "preprocess")}
         shapes = {k: tuple(v) for k, v in header["output_shapes"].items()}
-        return cls(tensors=tensors, layers=layers, output_shapes=shapes, **rest).verify()
+        return cls(tensors=tensors, layers=layers, output_shapes=shapes, batch=header.get("batch"), **rest).verify()
 
     def save(self, path: "str | Path") -> None:
         """Write a `.celq` file (safetensors)."""

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -170,6 +171,25 @@ def test_photographs_are_scaled_and_cut(report, model, tmp_path):
     assert [row["image"] for row in report("run", model, folder, "--config", "tiny")["predictions"]] == ["a.png", "b.jpg"]
 
 
+def test_bench(report, model, monkeypatch):
+    """Of a network without sample images, in any batch."""
+    class Timed(golden.GoldenDevice):
+        name = "rtl"
+
+        def __init__(self, config, **options):
+            super().__init__(config)
+
+        def run_program(self, program, inputs):
+            return replace(super().run_program(program, inputs), cycles=3000, layers=[1000, 2000], counters={"stall_map": 7, "reads": 1})
+
+    monkeypatch.setattr("celosia.sim.rtl.RtlDevice", Timed)
+    found = report("bench", model, "--config", "tiny", "--batch", 5)
+    assert [row["name"] for row in found["layers"]] == ["first", "last"] and [row["cycles"] for row in found["layers"]] == [1000, 2000]
+    assert set(found["total"]) == set(found["layers"][0]) == {"name", "op", "macs", "cycles", "bound_cycles", "dram_bytes", "utilisation"}
+    assert found["total"]["cycles"] == 3000 and found["total"]["macs"] == 5 * (4 * 27 * 64 + 5 * 256)
+    assert found["frames_per_second"] == pytest.approx(5 * 100e6 / 3000) and found["clock_mhz"] == 100 and found["stalls"] == {"map": 7}
+
+
 def test_diff_of_equal_devices(report, model, images):
     assert report("diff", model, images, "--devices", "golden,golden", "--config", "tiny")["equal"]
 
@@ -218,6 +238,23 @@ def test_python_api(network):
     assert (result.runs, result.cycles, result.layers) == (3, None, [])
     np.testing.assert_array_equal(result.outputs[0], result.codes[0][:, :, 0, 0] / np.float32(32))
     np.testing.assert_array_equal(result.codes[0][4:], one.codes[0])
+
+
+@pytest.mark.parametrize("images, reason", [
+    (np.zeros((1, 3, 8, 8), np.uint8), "input x: is uint8; give float32 images"),
+    (np.zeros((1, 3, 8, 9), np.float32), "input x: has shape 1×3×8×9, network two needs N×3×8×8"),
+    (np.zeros((0, 3, 8, 8), np.float32), "input x: has shape 0×3×8×8"),
+    (np.full((1, 3, 8, 8), 1e39), "input x: contains NaN or infinity"),
+    ([], "network two has 1 inputs, 0 were given"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_python_api_refuses(network, images, reason):
+    with public.open_device("golden", "tiny") as device, pytest.raises(public.CelosiaError, match=reason):
+        device.run(public.compile(network, config="tiny"), images)
+
+
+def test_golden_has_no_options():
+    with pytest.raises(public.CelosiaError, match="device 'golden' has no option 'vcd'"):
+        public.open_device("golden", "tiny", vcd="x.vcd")
 
 
 # A user's errors
@@ -308,13 +345,65 @@ def test_program_for_another_config(refused, report, model, images):
     assert "'tiny'" in sentence and "'ulx3s-25f'" in sentence
 
 
+    for command in ("check", "compile"):
+        rest = ("-o", "x.celp") if command == "compile" else ()
+        assert "'tiny'" in refused(command, "two.celp", "--config", "ulx3s-25f", *rest)
+
+
+@pytest.mark.parametrize("name, content, reason", [
+    ("single.npz", lambda file: np.save(file, np.zeros((1, 3, 8, 8), np.float32)), "an .npy file, a single array"),
+    ("many.npz", lambda file: np.savez(file, a=np.zeros(1), b=np.zeros(1)), "must hold one array or one named 'images', not a, b"),
+    ("none.npz", lambda file: np.savez(file, images=np.zeros((0, 3, 8, 8), np.float32)), "has shape 0×3×8×8"),
+    ("whole.npz", lambda file: np.savez(file, images=np.zeros((1, 3, 8, 8), np.int64)), "of int64, the network needs uint8 N×8×8×3 or float N×3×8×8"),
+    ("large.npz", lambda file: np.savez(file, images=np.full((1, 3, 8, 8), 1e300)), "NaN or infinity"),
+    ("text.png", lambda file: file.write(b"no picture"), "is truncated or no image"),
+    ("empty.png", lambda file: None, "is truncated or no image"),
+])
+def test_files_that_hold_no_images(refused, model, tmp_path, name, content, reason):
+    with (tmp_path / name).open("wb") as file:
+        content(file)
+    assert reason in refused("run", model, name, "--config", "tiny")
+
+
+def test_calibration_that_does_not_fit(refused, factory, images, tmp_path):
+    name = factory("def make():\n    return nn.Conv2d(3, 8, 3)")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    np.savez(tmp_path / "wide.npz", np.zeros((1, 3, 8, 9), np.float32))
+    assert "a.png: the shape of the model's input is not known" in refused("quantize", name, "--calibrate", "a.png", "-o", "x.celq")
+    sentence = refused("quantize", name, "--calibrate", images, "--calibrate", "wide.npz", "-o", "x.celq")
+    assert "wide.npz: has images of shape 3×8×9, those before have 3×8×8" in sentence
+
+
+def test_two_inputs_need_python(refused, factory):
+    name = factory("""
+        class Sum(nn.Module):
+            def forward(self, x, y):
+                return x + y
+
+        make = Sum
+    """)
+    assert "takes 2 inputs; quantize it from Python" in refused("check", name, "--shape", "3,8,8")
+
+
+@pytest.mark.parametrize("text", [
+    "=", "outputs = 3", 'outputs = "16"', "outputs = true", "nonsense = 1", "clock_mhz = nan", "map_words = [1]", "[outputs]", "memory_bytes = -1", "\xff",
+])
+def test_bad_config_file(refused, model, tmp_path, text):
+    (tmp_path / "odd.toml").write_bytes(text.encode("latin-1"))
+    assert "odd" in refused("compile", model, "--config", "odd.toml", "-o", "x.celp")
+
+
 def test_options(refused, model, images):
     assert "ulx3s-85f" in refused("run", model, images, "--config", "nonsense")
     assert "golden" in refused("run", model, images, "--device", "nonsense")
     assert "not there yet" in refused("run", model, images, "--device", "tcp:localhost:1")
     assert "--vcd" in refused("run", model, images, "--vcd", "x.vcd")
     assert "name images" in refused("run", model)
-    assert "--shape" in refused("check", "fashion-resnet", "--shape", "3x4")
+    for shape in ("3x4", "3,4", "3,-4,4", "3,0,4", "1,2,3,4"):
+        assert "--shape" in refused("check", "fashion-resnet", "--shape", shape)
+    assert "leave out --shape" in refused("check", model, "--weights", "x.safetensors")
+    assert "no folder nowhere" in refused("run", model, images, "-o", "nowhere/x.png")
+    assert "x.foo: its format is not known" in refused("run", model, images, "-o", "x.foo")
     assert "two devices" in refused("diff", model, images, "--devices", "golden")
     assert "cannot be written" in refused("compile", model, "--config", "tiny", "-o", "nowhere/x.celp")
     assert "recipe 'nonsense'" in refused("eval", "nonsense")

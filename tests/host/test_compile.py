@@ -174,6 +174,12 @@ def test_a_map_of_more_pixels_than_a_load_brings_is_refused():
         compile(network, AcceleratorConfig(name="large", map_words=16384))
 
 
+def test_a_network_without_layers_is_refused():
+    network = replace(random_network(1), layers=[], outputs=["x"])
+    with pytest.raises(CompileError, match="network random: has no layers"):
+        compile(network, "tiny")
+
+
 @pytest.mark.parametrize("batch", [0, 2000, 1.5])
 def test_a_bad_batch_is_refused(batch):
     with pytest.raises(CompileError, match="option batch: must be a whole number"):

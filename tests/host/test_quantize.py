@@ -27,6 +27,17 @@ class Function(nn.Module):
         return self.function(self.layers, x)
 
 
+class Positions(nn.Module):
+    """Adds a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Parameter(torch.zeros(1, 4, 6, 6))
+
+    def forward(self, x):
+        return x + self.embedding
+
+
 def conv(inputs, outputs, kernel=3, **options):
     return nn.Conv2d(inputs, outputs, kernel, **{"padding": 0 if isinstance(kernel, tuple) else kernel // 2} | options)
 
@@ -212,6 +223,9 @@ REFUSED = {
     "dilated_pool": (nn.MaxPool2d(2, dilation=2), r"max_pool2d with dilation \(2, 2\)"),
     "indices": (nn.MaxPool2d(2, return_indices=True), "max_pool2d_with_indices is not supported"),
     "add_constant": (Function(lambda m, x: x + 1), "add of maps of different shapes, or of a constant"),
+    "add_constant_to_conv": (nn.Sequential(nn.Conv2d(3, 4, 3), Function(lambda m, x: x + 1)), "add of maps of different shapes, or of a constant"),
+    "add_parameter": (nn.Sequential(nn.Conv2d(3, 4, 3), Positions()), "add of maps of different shapes, or of a constant"),
+    "nothing": (nn.Flatten(), "the model computes nothing"),
     "add_broadcast": (Function(lambda m, x: x + x.mean((2, 3), keepdim=True)), "add of maps of different shapes"),
     "alpha": (Function(lambda m, x: torch.add(x, F.relu(x), alpha=2)), "add with alpha 2"),
     "linear_on_map": (nn.Linear(8, 4), "linear of a tensor of 4 dimensions is not supported; flatten the map"),
@@ -234,6 +248,11 @@ def test_what_cannot_run_is_refused_in_one_sentence(name):
     with pytest.raises(UnsupportedError, match=message) as caught:
         quantize(nn.Sequential(module), [torch.randn(2, 3, 8, 8)])
     assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+def test_uninitialized_weights_are_refused():
+    with pytest.raises(CelosiaError, match="parameter weight is not initialized; call the model"):
+        quantize(nn.LazyConv2d(4, 3), [torch.randn(2, 3, 8, 8)])
 
 
 def test_unused_input_is_refused():

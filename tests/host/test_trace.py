@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from celosia.host.compile import compile
 from celosia.host.errors import CelosiaError, UnsupportedError
 from celosia.host.quantize import quantize
 from celosia.host.trace import fixed_batch, load_exported, load_model, trace
+from celosia.hw.network import Network
 
 torch.set_num_threads(1)
 
@@ -57,6 +59,18 @@ def test_fixed_batch_says_so(tmp_path, caplog):
     assert "fixed batch of 2" in caplog.text
     qmodel = quantize(program, [torch.randn(n, 3, 8, 8) for n in (1, 5)])
     assert qmodel.batch == 2
+    qmodel.save(tmp_path / "m.celq")
+    for network in (qmodel, Network.load(tmp_path / "m.celq")):
+        assert compile(network, "tiny", 2).batch == 2
+        with pytest.raises(CelosiaError, match=r"was exported for batch 2, not 1; .*torch\.export\.Dim\.AUTO"):
+            compile(network, "tiny")
+
+
+def test_dynamic_image_size_is_refused(tmp_path):
+    sizes = (dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO),)
+    torch.export.save(torch.export.export(torch.nn.Conv2d(3, 8, 3).eval(), (torch.zeros(2, 3, 8, 8),), dynamic_shapes=sizes), tmp_path / "m.pt2")
+    with pytest.raises(UnsupportedError, match="has a dynamic size .*export it with a dynamic batch only"):
+        quantize(load_exported(tmp_path / "m.pt2"), [torch.randn(2, 3, 8, 8)])
 
 
 def test_exported_for_another_size(tmp_path):
