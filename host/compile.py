@@ -9,9 +9,10 @@ from ..hw.isa import Base
 from ..hw.network import Network
 from ..hw.program import Program
 from .allocate import allocate, check_memory
-from .emit import Emitter, WeightOffsets
+from .emit import Emitter
 from .errors import CompileError
 from .pack import pack_parameters, pack_weights
+from .tasks import WeightOffsets
 from .tile import Plan, plan_layer
 
 __all__ = ["compile", "plan_network"]
@@ -39,7 +40,7 @@ def compile(network: "Network", config: "str | AcceleratorConfig" = "ulx3s-85f",
     memory = allocate(config, network, plans, batch)
     data, offsets = _image(plans)
     check_memory(config, network, memory.sizes | {Base.WEIGHTS: len(data)})
-    emitter = Emitter(config, network, plans, memory.placements, offsets, batch)
+    emitter = Emitter(config, network, plans, memory.placements, offsets)
     words = emitter.words()
     image = np.concatenate([data, np.frombuffer(b"".join(word.to_bytes(16, "little") for word in words), np.uint8)])
     sizes = memory.sizes | {Base.WEIGHTS: len(image)}

@@ -5,32 +5,17 @@ whose regions are freed by the last instruction that reads them. So the next lay
 """
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
 from math import ceil
 
 from ..hw.config import PLANE, AcceleratorConfig
 from ..hw.isa import Base, Opcode, Unit
 from ..hw.network import Network
 from ..hw.program import Placement
-from .schedule import Mark, Region, Ring, Schedule
-from .tile import Chunk, Piece, Plan, Tile, pieces
+from .schedule import Mark, Ring, Schedule
+from .tasks import WeightOffsets, Work
+from .tile import Plan
 
-__all__ = ["Emitter", "WeightOffsets"]
-
-#: Beats below which a map's load is not cut into channel groups.
-_LOAD_BEATS = 256
-#: Planes a LOAD_MAP instruction brings.
-_MOST_PLANES = 511
-
-
-@dataclass(frozen=True)
-class WeightOffsets:
-    """Bytes from base WEIGHTS: a layer's parameters, and the weights of each array load by its first output channel."""
-
-    parameters: int
-    weights: dict[int, int]
+__all__ = ["Emitter"]
 
 
 class _Ahead:
@@ -55,64 +40,11 @@ class _Ahead:
         return len(self._ordinals) >= self.limit
 
 
-@dataclass(eq=False)
-class _Load:
-    """A run of words from base WEIGHTS into a ring, and how many instructions read it."""
-
-    offset: int
-    words: int
-    uses: int = 0
-    region: Region | None = None
-    mark: Mark | None = None
-
-    def use(self, mark: Mark) -> None:
-        """Count a reader that has been emitted; the last one frees the region."""
-        self.uses -= 1
-        if self.uses == 0:
-            self.region.last_reader = mark
-
-
-@dataclass(eq=False)
-class _ChunkLoad:
-    """A chunk in the scratchpad: its region, its loads with the rows and words they bring, and its unfinished tiles."""
-
-    layer: int
-    chunk: Chunk
-    pending: deque
-    done: list
-    tiles: int
-    region: Region | None = None
-
-
-@dataclass(eq=False)
-class _ResidualLoad:
-    """The summands of a tile's block."""
-
-    task: "_Task"
-    region: Region | None = None
-    mark: Mark | None = None
-
-
-@dataclass(eq=False)
-class _Task:
-    """A tile of a block: what it computes with."""
-
-    layer: int
-    block: int
-    tile: Tile
-    chunk: _ChunkLoad
-    #: Per array load: first output channel, parameters, and the pieces with their weights.
-    parts: list[tuple[int, _Load, int, list[tuple[Piece, _Load]]]]
-    residual: _ResidualLoad | None
-    next_tile: Tile | None = None
-
-
 class Emitter:
     """Emits a network's instructions; `stores[k]` is how many STORE instructions complete layer k."""
 
-    def __init__(self, config: AcceleratorConfig, network: Network, plans: list[Plan], placements: dict[str, Placement],
-                 offsets: list[WeightOffsets], batch: int):
-        self._config, self._network, self._plans, self._placements, self._batch = config, network, plans, placements, batch
+    def __init__(self, config: AcceleratorConfig, network: Network, plans: list[Plan], placements: dict[str, Placement], offsets: list[WeightOffsets]):
+        self._config, self._network, self._plans, self._placements = config, network, plans, placements
         self._lanes = config.inputs // PLANE
         self.stores = []
         self._schedule = Schedule()
@@ -125,94 +57,21 @@ class Emitter:
         self._staged = []   # (tile, region) that later stores of the strip may read
         self._drains = []   # DRAIN marks, one a completed bank of sums
         self._written = {}  # tensor → (images, rows, block channels, STORE mark)
-        self._tasks, self._weight_loads, self._parameter_loads, self._chunk_loads, self._residual_loads = [], deque(), deque(), deque(), deque()
-        for index, (plan, where) in enumerate(zip(plans, offsets)):
-            self._plan_tasks(index, plan, where)
-
-    # ---- what there is to do -------------------------------------------------------------------------------------------------
-
-    def _plan_tasks(self, index, plan, offsets):
-        geometry, layer_parameters = plan.geometry, None
-        kept = {}
-        tiles_of_layer = sum(len(chunk.tiles) for chunk in plan.chunks)
-        parameter_words = geometry.blocks * geometry.block // 4
-        stay = parameter_words <= self._config.parameter_words // 2
-        for chunk in plan.chunks:
-            chunk_load = _ChunkLoad(index, chunk, deque(self._map_loads(plan, chunk)), [], len(chunk.tiles) * geometry.blocks)
-            self._chunk_loads.append(chunk_load)
-            if layer_parameters is None or not stay:
-                layer_parameters = self._parameter_pieces(geometry, offsets, tiles_of_layer if stay else len(chunk.tiles))
-            for block in range(geometry.blocks):
-                for position, tile in enumerate(chunk.tiles):
-                    parts = []
-                    for first in geometry.parts(block):
-                        key = {"layer": offsets.weights[first], "chunk": (first, chunk), "tile": (first, chunk, tile)}[plan.keep]
-                        fine, loads = kept.get(key, (block == 0, None))
-                        cut = pieces(geometry, first, fine)
-                        if loads is None:
-                            loads = self._weight_pieces(geometry, offsets.weights[first], cut)
-                            kept[key] = fine, loads
-                        for load in loads:
-                            load.uses += 1
-                        parameters, word = layer_parameters[first]
-                        parts.append((first, parameters, word, list(zip(cut, loads))))
-                    task = _Task(index, block, tile, chunk_load, parts, None)
-                    if geometry.layer.residual:
-                        task.residual = _ResidualLoad(task)
-                        self._residual_loads.append(task.residual)
-                    following = chunk.tiles[position + 1] if position + 1 < len(chunk.tiles) else None
-                    task.next_tile = following if following and following.back else None
-                    self._tasks.append(task)
-
-    def _parameter_pieces(self, geometry, offsets, tiles):
-        """First output channel of an array load → its parameters' load and the first word in it."""
-        words, limit = geometry.blocks * geometry.block // 4, self._config.parameter_words // 4
-        step = max(geometry.block // 4, limit // (geometry.block // 4) * (geometry.block // 4))
-        result = {}
-        for first_word in range(0, words, step):
-            count = min(step, words - first_word)
-            firsts = [c for block in range(geometry.blocks) for c in geometry.parts(block) if first_word <= c // 4 < first_word + count]
-            load = _Load(offsets.parameters + 32 * first_word, count, uses=tiles * len(firsts))
-            self._parameter_loads.append(load)
-            result |= {c: (load, c // 4 - first_word) for c in firsts}
-        return result
-
-    def _weight_pieces(self, geometry, offset, cut):
-        """The loads of an array load's pieces."""
-        result = []
-        for piece in cut:
-            words = piece.words * piece.rows * geometry.weight.shape[3] * self._config.block_words
-            result.append(_Load(offset, words))
-            offset += words * self._config.inputs
-        self._weight_loads += result
-        return result
-
-    def _map_loads(self, plan, chunk) -> Iterator[tuple]:
-        """(image, rows, words) in the order in which the first block's tiles and pieces need them."""
-        geometry = plan.geometry
-        ends = sorted({geometry.input_rows(tile.rows)[1] for tile in chunk.tiles} | {chunk.rows[1]})
-        strips = list(pairwise([chunk.rows[0], *[end for end in ends if end > chunk.rows[0]]]))
-        # Smaller loads would cost more than the wait they save.
-        whole = geometry.planes * (strips[0][1] - strips[0][0]) * geometry.shape[2]
-        step = min(ceil(geometry.words / max(min(4, whole // _LOAD_BEATS), 1)), _MOST_PLANES // self._lanes)
-        for image in range(*chunk.images):
-            for strip in strips:
-                for word in range(0, geometry.words, step):
-                    yield image, strip, (word, min(word + step, geometry.words))
+        self._work = Work(config, plans, offsets)
 
     # ---- loads that run ahead ------------------------------------------------------------------------------------------------
 
     def _run_ahead(self):
-        while self._load_constant(self._parameter_loads, self._parameters):
+        while self._load_constant(self._work.parameter_loads, self._parameters):
             pass
-        while self._load_constant(self._weight_loads, self._weights):
+        while self._load_constant(self._work.weight_loads, self._weights):
             pass
-        while self._residual_loads and not self._ahead[self._residuals].full and self._load_residual(self._residual_loads[0]):
-            self._residual_loads.popleft()
-        while self._chunk_loads and not self._ahead[self._maps].full:
-            if not self._chunk_loads[0].pending:
-                self._chunk_loads.popleft()
-            elif not self._load_map(self._chunk_loads[0]):
+        while self._work.residual_loads and not self._ahead[self._residuals].full and self._load_residual(self._work.residual_loads[0]):
+            self._work.residual_loads.popleft()
+        while self._work.chunk_loads and not self._ahead[self._maps].full:
+            if not self._work.chunk_loads[0].pending:
+                self._work.chunk_loads.popleft()
+            elif not self._load_map(self._work.chunk_loads[0]):
                 break
 
     def _load_constant(self, loads, ring, force=False):
@@ -306,9 +165,9 @@ class Emitter:
     def words(self) -> list[int]:
         """The encoded program."""
         self._run_ahead()
-        for index, task in enumerate(self._tasks):
+        for index, task in enumerate(self._work.tasks):
             self._emit_task(task)
-            if index + 1 == len(self._tasks) or self._tasks[index + 1].layer != task.layer:
+            if index + 1 == len(self._work.tasks) or self._work.tasks[index + 1].layer != task.layer:
                 self.stores.append(self._schedule.count(Unit.STORE))
         return self._schedule.words()
 
@@ -350,7 +209,7 @@ class Emitter:
         mark = None
         for position, (piece, load) in enumerate(weights):
             while load.mark is None:
-                loaded = self._load_constant(self._weight_loads, self._weights, force=True)
+                loaded = self._load_constant(self._work.weight_loads, self._weights, force=True)
                 assert loaded, "the weight buffer holds a tile's pieces"
             maps = self._loaded(task, geometry, piece)
             self._ahead[self._weights].passed(load.mark)
@@ -394,15 +253,15 @@ class Emitter:
     def _emit_drain(self, task, geometry, first, parameters, word, compute, region):
         layer, residual, tile = geometry.layer, geometry.layer.residual, task.tile
         while parameters.mark is None:
-            loaded = self._load_constant(self._parameter_loads, self._parameters, force=True)
+            loaded = self._load_constant(self._work.parameter_loads, self._parameters, force=True)
             assert loaded, "the parameter buffer holds a block's"
         self._ahead[self._parameters].passed(parameters.mark)
         values = {}
         if residual:
             while task.residual.mark is None:
-                loaded = self._load_residual(self._residual_loads[0])
+                loaded = self._load_residual(self._work.residual_loads[0])
                 assert loaded, "a tile's summand has been stored, and the residual buffer holds two tiles"
-                self._residual_loads.popleft()
+                self._work.residual_loads.popleft()
             self._ahead[self._residuals].passed(task.residual.mark)
             values = {"residual": 1, "residual_address": task.residual.region.start, "residual_zero_point": self._network.tensors[residual.tensor].zero_point,
                       "residual_multiplier": residual.multiplier, "residual_shift": residual.shift}

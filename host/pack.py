@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .tile import Geometry
+from .geometry import Geometry
 
 __all__ = ["pack_parameters", "pack_weights"]
 

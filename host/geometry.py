@@ -1,0 +1,181 @@
+"""A layer as the array sees it: the map in memory, folded by the host where that helps, and the kernel fitted to it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+
+import numpy as np
+
+from ..hw.config import PLANE, AcceleratorConfig
+from ..hw.network import Layer, Network
+from ..hw.program import Fold
+from .errors import CompileError
+
+__all__ = ["WHOLE_MAP", "Geometry", "folds", "make_geometry"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A layer as the array sees it: the input folded, the kernel fitted to the fold."""
+
+    config: AcceleratorConfig
+    layer: Layer
+    batch: int
+    #: Shape (C, H, W) of the map in memory.
+    shape: tuple[int, int, int]
+    #: int8 (O, C / groups, KH, KW)
+    weight: np.ndarray
+    stride: tuple[int, int]
+    #: Top and left; what lies beyond the map's other edges is padding too.
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    #: Convolution output (O, OH, OW), and what is stored after pooling.
+    conv: tuple[int, int, int]
+    out: tuple[int, int, int]
+    fold: Fold | None
+
+    @property
+    def planes(self) -> int:
+        return ceil(self.shape[0] / PLANE)
+
+    @property
+    def words(self) -> int:
+        """Scratchpad words of a pixel."""
+        return ceil(self.shape[0] / self.config.inputs)
+
+    @property
+    def block(self) -> int:
+        """Output channels staged at once: at least a plane."""
+        return max(self.config.outputs, PLANE)
+
+    @property
+    def blocks(self) -> int:
+        return ceil(self.conv[0] / self.block)
+
+    def parts(self, block: int) -> list[int]:
+        """First output channel of each array load of a block."""
+        first = block * self.block
+        return [c for c in range(first, first + self.block, self.config.outputs) if c < ceil(self.conv[0] / PLANE) * PLANE]
+
+    def reduction(self, first: int) -> tuple[int, int]:
+        """Channel words, half-open, that the output channels from `first` on need."""
+        last = min(first + self.config.outputs, self.conv[0]) - 1
+        if last < first:  # channels that only fill a plane
+            return 0, 1
+        group_outputs, group_inputs = self.conv[0] // self.layer.groups, self.weight.shape[1]
+        low, high = first // group_outputs * group_inputs, (last // group_outputs + 1) * group_inputs
+        return low // self.config.inputs, ceil(high / self.config.inputs)
+
+    @cached_property
+    def steps(self) -> int:
+        """Array loads of all blocks."""
+        kernel = self.weight.shape[2] * self.weight.shape[3]
+        return kernel * sum(b - a for block in range(self.blocks) for a, b in [self.reduction(first) for first in self.parts(block)])
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of different weights: a depthwise layer of equal kernels, such as average pooling, repeats the array loads of one channel word and of the last one."""
+        kernel = self.weight.shape[2] * self.weight.shape[3]
+        repeats = self.layer.groups == self.conv[0] == self.shape[0] and (self.weight == self.weight[:1]).all()
+        word_loads = max(self.config.inputs // self.config.outputs, 1)
+        return (min(self.steps, 2 * kernel * word_loads) if repeats else self.steps) * self.config.macs
+
+    def input_rows(self, rows: tuple[int, int]) -> tuple[int, int]:
+        """Rows of the map, half-open and at least one, that convolution rows need."""
+        first = rows[0] * self.stride[0] - self.padding[0]
+        last = (rows[1] - 1) * self.stride[0] - self.padding[0] + (self.weight.shape[2] - 1) * self.dilation[0]
+        low = min(max(first, 0), self.shape[1] - 1)
+        return low, max(min(last + 1, self.shape[1]), low + 1)
+
+    def conv_rows(self, out_rows: tuple[int, int]) -> tuple[int, int]:
+        """Convolution rows, half-open, that stored rows need."""
+        return self._before_pool(out_rows, 0)
+
+    def conv_columns(self, out_columns: tuple[int, int]) -> tuple[int, int]:
+        """Convolution columns, half-open, that stored columns need."""
+        return self._before_pool(out_columns, 1)
+
+    def _before_pool(self, span, axis):
+        pool = self.layer.pool
+        if pool is None:
+            return span
+        first = span[0] * pool.stride[axis] - pool.padding[axis]
+        last = (span[1] - 1) * pool.stride[axis] - pool.padding[axis] + pool.kernel[axis]
+        return max(first, 0), min(last, self.conv[1 + axis])
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of a fold: window, stride and padding on the host; kernel, stride and padding left to the array, after `shift` zero weights."""
+
+    window: int
+    stride: int
+    before: int
+    after: int
+    kernel: int
+    kernel_stride: int
+    padding: int
+    shift: int = 0
+
+
+def _whole_map(kernel, stride, padding, size, count):
+    return _Axis(1, 1, 0, 0, kernel, stride, padding)
+
+
+def _whole_window(kernel, stride, padding, size, count):
+    return _Axis(kernel, stride, padding, max((count - 1) * stride + kernel - size - padding, 0), 1, 1, 0)
+
+
+def _space_to_depth(kernel, stride, padding, size, count):
+    cells = ceil(padding / stride)
+    shift = cells * stride - padding
+    return _Axis(stride, stride, 0, -size % stride, ceil((kernel + shift) / stride), 1, cells, shift)
+
+
+#: No fold.
+WHOLE_MAP = (_whole_map, _whole_map)
+
+
+def folds(network: Network, layer: Layer) -> Iterator[tuple]:
+    """Ways to fold a layer's input, each a pair of axes; the plain map first."""
+    yield WHOLE_MAP
+    if layer.groups == 1 and layer.dilation == (1, 1) and layer.weight.shape[2:] != (1, 1) and network.tensors[layer.input].shape[0] <= PLANE:
+        yield _whole_map, _whole_window
+        yield _whole_window, _whole_window
+        yield _space_to_depth, _space_to_depth
+
+
+def make_geometry(config: AcceleratorConfig, network: Network, layer: Layer, batch: int, ways: tuple) -> Geometry:
+    """The geometry of a layer whose input is folded in one of :func:`folds`' ways. Raises :exc:`CompileError` if no instruction holds its numbers."""
+    channels, height, width = network.tensors[layer.input].shape
+    conv = layer.conv_size(height, width)
+    y, x = (way(*values) for way, values in zip(ways, zip(layer.weight.shape[2:], layer.stride, layer.padding[:2], (height, width), conv)))
+    shape, weight, fold = (channels, height, width), layer.weight, None
+    if ways != WHOLE_MAP:
+        fold = Fold(kernel=(y.window, x.window), stride=(y.stride, x.stride), padding=(y.before, x.before, y.after, x.after))
+        outputs = weight.shape[0]
+        spread = np.zeros((outputs, channels, y.kernel * y.window, x.kernel * x.window), np.int8)
+        spread[:, :, y.shift : y.shift + weight.shape[2], x.shift : x.shift + weight.shape[3]] = weight
+        spread = spread.reshape(outputs, channels, y.kernel, y.window, x.kernel, x.window).transpose(0, 3, 5, 1, 2, 4)
+        shape, weight = fold.shape(shape), np.ascontiguousarray(spread).reshape(outputs, -1, y.kernel, x.kernel)
+    stride, padding, conv = (y.kernel_stride, x.kernel_stride), (y.padding, x.padding), (weight.shape[0], *conv)
+    out = (conv[0], *layer.output_size(height, width))
+    geometry = Geometry(config, layer, batch, shape, weight, stride, padding, layer.dilation, conv, out, fold)
+    _check_limits(geometry)
+    return geometry
+
+
+def _check_limits(geometry):
+    """Raises :exc:`CompileError` if a number does not fit the field of an instruction."""
+    layer, (_, *size), (_, *conv), (_, *out) = geometry.layer, geometry.shape, geometry.conv, geometry.out
+    last = [(count - 1) * stride - padding for count, stride, padding in zip(conv, geometry.stride, geometry.padding)]
+    limits = [("kernel height", geometry.weight.shape[2], 32), ("kernel width", geometry.weight.shape[3], 32), ("stride", max(geometry.stride), 15),
+              ("dilation", max(geometry.dilation), 31), ("padding", max(geometry.padding), 2047), ("map height", size[0], 2047), ("map width", size[1], 2047),
+              ("last window's row", last[0], 2047), ("last window's column", last[1], 2047), ("output height", conv[0], 1023), ("output width", conv[1], 2047)]
+    limits += [(f"{what} area", height * width, (1 << 20) - 1) for what, (height, width) in (("map", size), ("output", conv), ("stored map", out))]
+    if layer.pool:
+        limits += [("pooling kernel", max(layer.pool.kernel), 15), ("pooling stride", max(layer.pool.stride), 15)]
+    for name, value, most in limits:
+        if value > most:
+            raise CompileError(f"layer {layer.name}: {name} {value} exceeds the engine's {most}; keep it on the host or split the layer")

@@ -1,0 +1,158 @@
+"""What there is to do for a planned network: its tasks, a tile of a block each, and what must be loaded for them."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+
+from ..hw.config import PLANE, AcceleratorConfig
+from .schedule import Mark, Region
+from .tile import Chunk, Piece, Plan, Tile, pieces
+
+__all__ = ["ChunkLoad", "Load", "ResidualLoad", "Task", "WeightOffsets", "Work"]
+
+#: Beats below which a map's load is not cut into channel groups.
+_LOAD_BEATS = 256
+#: Planes a LOAD_MAP instruction brings.
+_MOST_PLANES = 511
+
+
+@dataclass(frozen=True)
+class WeightOffsets:
+    """Bytes from base WEIGHTS: a layer's parameters, and the weights of each array load by its first output channel."""
+
+    parameters: int
+    weights: dict[int, int]
+
+
+@dataclass(eq=False)
+class Load:
+    """A run of words from base WEIGHTS into a ring, and how many instructions read it."""
+
+    offset: int
+    words: int
+    uses: int = 0
+    region: Region | None = None
+    mark: Mark | None = None
+
+    def use(self, mark: Mark) -> None:
+        """Count a reader that has been emitted; the last one frees the region."""
+        self.uses -= 1
+        if self.uses == 0:
+            self.region.last_reader = mark
+
+
+@dataclass(eq=False)
+class ChunkLoad:
+    """A chunk in the scratchpad: its region, its loads with the rows and words they bring, and its unfinished tiles."""
+
+    layer: int
+    chunk: Chunk
+    pending: deque
+    done: list
+    tiles: int
+    region: Region | None = None
+
+
+@dataclass(eq=False)
+class ResidualLoad:
+    """The summands of a tile's block."""
+
+    task: "Task"
+    region: Region | None = None
+    mark: Mark | None = None
+
+
+@dataclass(eq=False)
+class Task:
+    """A tile of a block: what it computes with."""
+
+    layer: int
+    block: int
+    tile: Tile
+    chunk: ChunkLoad
+    #: Per array load: first output channel, parameters, and the pieces with their weights.
+    parts: list[tuple[int, Load, int, list[tuple[Piece, Load]]]]
+    residual: ResidualLoad | None
+    next_tile: Tile | None = None
+
+
+class Work:
+    """All of a network's tasks, and the loads they need, in the order in which they need them."""
+
+    def __init__(self, config: AcceleratorConfig, plans: list[Plan], offsets: list[WeightOffsets]):
+        self._config, self._lanes = config, config.inputs // PLANE
+        self.tasks = []
+        self.weight_loads, self.parameter_loads, self.chunk_loads, self.residual_loads = deque(), deque(), deque(), deque()
+        for index, (plan, where) in enumerate(zip(plans, offsets)):
+            self._plan(index, plan, where)
+
+    def _plan(self, index, plan, offsets):
+        geometry, layer_parameters = plan.geometry, None
+        kept = {}
+        tiles_of_layer = sum(len(chunk.tiles) for chunk in plan.chunks)
+        parameter_words = geometry.blocks * geometry.block // 4
+        stay = parameter_words <= self._config.parameter_words // 2
+        for chunk in plan.chunks:
+            chunk_load = ChunkLoad(index, chunk, deque(self._map_loads(plan, chunk)), [], len(chunk.tiles) * geometry.blocks)
+            self.chunk_loads.append(chunk_load)
+            if layer_parameters is None or not stay:
+                layer_parameters = self._parameter_pieces(geometry, offsets, tiles_of_layer if stay else len(chunk.tiles))
+            for block in range(geometry.blocks):
+                for position, tile in enumerate(chunk.tiles):
+                    parts = []
+                    for first in geometry.parts(block):
+                        key = {"layer": offsets.weights[first], "chunk": (first, chunk), "tile": (first, chunk, tile)}[plan.keep]
+                        fine, loads = kept.get(key, (block == 0, None))
+                        cut = pieces(geometry, first, fine)
+                        if loads is None:
+                            loads = self._weight_pieces(geometry, offsets.weights[first], cut)
+                            kept[key] = fine, loads
+                        for load in loads:
+                            load.uses += 1
+                        parameters, word = layer_parameters[first]
+                        parts.append((first, parameters, word, list(zip(cut, loads))))
+                    task = Task(index, block, tile, chunk_load, parts, None)
+                    if geometry.layer.residual:
+                        task.residual = ResidualLoad(task)
+                        self.residual_loads.append(task.residual)
+                    following = chunk.tiles[position + 1] if position + 1 < len(chunk.tiles) else None
+                    task.next_tile = following if following and following.back else None
+                    self.tasks.append(task)
+
+    def _parameter_pieces(self, geometry, offsets, tiles):
+        """First output channel of an array load → its parameters' load and the first word in it."""
+        words, limit = geometry.blocks * geometry.block // 4, self._config.parameter_words // 4
+        step = max(geometry.block // 4, limit // (geometry.block // 4) * (geometry.block // 4))
+        result = {}
+        for first_word in range(0, words, step):
+            count = min(step, words - first_word)
+            firsts = [c for block in range(geometry.blocks) for c in geometry.parts(block) if first_word <= c // 4 < first_word + count]
+            load = Load(offsets.parameters + 32 * first_word, count, uses=tiles * len(firsts))
+            self.parameter_loads.append(load)
+            result |= {c: (load, c // 4 - first_word) for c in firsts}
+        return result
+
+    def _weight_pieces(self, geometry, offset, cut):
+        """The loads of an array load's pieces."""
+        result = []
+        for piece in cut:
+            words = piece.words * piece.rows * geometry.weight.shape[3] * self._config.block_words
+            result.append(Load(offset, words))
+            offset += words * self._config.inputs
+        self.weight_loads += result
+        return result
+
+    def _map_loads(self, plan, chunk) -> Iterator[tuple]:
+        """(image, rows, words) in the order in which the first block's tiles and pieces need them."""
+        geometry = plan.geometry
+        ends = sorted({geometry.input_rows(tile.rows)[1] for tile in chunk.tiles} | {chunk.rows[1]})
+        strips = list(pairwise([chunk.rows[0], *[end for end in ends if end > chunk.rows[0]]]))
+        # Smaller loads would cost more than the wait they save.
+        whole = geometry.planes * (strips[0][1] - strips[0][0]) * geometry.shape[2]
+        step = min(ceil(geometry.words / max(min(4, whole // _LOAD_BEATS), 1)), _MOST_PLANES // self._lanes)
+        for image in range(*chunk.images):
+            for strip in strips:
+                for word in range(0, geometry.words, step):
+                    yield image, strip, (word, min(word + step, geometry.words))
