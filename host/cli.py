@@ -282,6 +282,10 @@ def train(
     """Train a recipe."""
     found = _recipe(recipe)
     folder = output or Path("out") / recipe
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CelosiaError(f"{folder}: cannot be written: {error.strerror}") from None
     with progress_bar(f"train {recipe}") as progress:
         result = found.train(folder, smoke=smoke, resume=resume, seed=seed, progress=progress)
     if as_json:

@@ -406,6 +406,7 @@ def test_options(refused, model, images):
     assert "x.foo: its format is not known" in refused("run", model, images, "-o", "x.foo")
     assert "two devices" in refused("diff", model, images, "--devices", "golden")
     assert "cannot be written" in refused("compile", model, "--config", "tiny", "-o", "nowhere/x.celp")
+    assert "two.celq: cannot be written" in refused("train", "resnet", "--smoke", "-o", "two.celq")
     assert "recipe 'nonsense'" in refused("eval", "nonsense")
     assert "--all" in refused("verify")
 
