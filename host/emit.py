@@ -5,7 +5,7 @@ whose regions are freed by the last instruction that reads them. So the next lay
 """
 
 from collections import deque
-from math import ceil
+from math import ceil, prod
 
 from ..hw.config import PLANE, AcceleratorConfig
 from ..hw.isa import Base, Opcode, Unit
@@ -16,6 +16,11 @@ from .tasks import WeightOffsets, Work
 from .tile import Plan
 
 __all__ = ["Emitter"]
+
+
+def _overlap(one, other):
+    """Length of what two half-open spans have in common."""
+    return max(min(one[1], other[1]) - max(one[0], other[0]), 0)
 
 
 class _Ahead:
@@ -66,8 +71,8 @@ class Emitter:
             pass
         while self._load_constant(self._work.weight_loads, self._weights):
             pass
-        while self._work.residual_loads and not self._ahead[self._residuals].full and self._load_residual(self._work.residual_loads[0]):
-            self._work.residual_loads.popleft()
+        while self._work.residual_loads and not self._ahead[self._residuals].full and self._load_residual():
+            pass
         while self._work.chunk_loads and not self._ahead[self._maps].full:
             if not self._work.chunk_loads[0].pending:
                 self._work.chunk_loads.popleft()
@@ -115,19 +120,21 @@ class Emitter:
         load.pending.popleft()
         return True
 
-    def _load_residual(self, load):
-        """Emit the loads of a tile's summands, if they are in memory and the buffer has room."""
+    def _load_residual(self):
+        """Emit the loads of the next tile's summands, if the buffer has room and they are in memory."""
+        load = self._work.residual_loads[0]
         task = load.task
         geometry, tile = self._plans[task.layer].geometry, task.tile
+        if load.region is None:
+            load.region = self._residuals.allocate(tile.pixels)
+            if load.region is None:
+                return False
         name = geometry.layer.residual.tensor
         place = self._placements[name]
         first_plane = task.block * geometry.block // PLANE
         planes = min(geometry.block // PLANE, ceil(geometry.conv[0] / PLANE) - first_plane)
         written = self._stored(name, tile.images, tile.rows, (first_plane, first_plane + planes))
         if written is None:
-            return False
-        load.region = self._residuals.allocate(tile.pixels)
-        if load.region is None:
             return False
         _, height, width = geometry.conv
         columns = tile.columns[1] - tile.columns[0]
@@ -143,22 +150,21 @@ class Emitter:
                     address=address % self._config.stage_pixels, pitch=0, beats=beats, planes=planes, plane_stride=height * width)
                 address += beats
         self._ahead[self._residuals].add(load.mark)
+        self._work.residual_loads.popleft()
         return True
 
     def _stored(self, tensor, images, rows, planes):
         """Marks of the last store that images × rows × planes (None: all) of a tensor wait for; None while it is still to come."""
         if tensor not in self._written:
             return [] if tensor in self._network.inputs else None
-        channels, height, _ = self._network.tensors[tensor].shape
-        missing, last = (images[1] - images[0]) * (rows[1] - rows[0]), None
+        channels, _, width = self._network.tensors[tensor].shape
         planes = planes or (0, ceil(channels / PLANE))
-        needed = missing * (planes[1] - planes[0]) * self._network.tensors[tensor].shape[2]
-        for (i0, i1), (r0, r1), (p0, p1), columns, mark in self._written[tensor]:
-            common = max(min(i1, images[1]) - max(i0, images[0]), 0) * max(min(r1, rows[1]) - max(r0, rows[0]), 0) * max(min(p1, planes[1]) - max(p0, planes[0]), 0)
-            if common:
-                needed -= common * columns
+        missing, last = (images[1] - images[0]) * (rows[1] - rows[0]) * (planes[1] - planes[0]) * width, None
+        for *spans, columns, mark in self._written[tensor]:
+            if common := prod(map(_overlap, spans, (images, rows, planes))):
+                missing -= common * columns
                 last = mark
-        return [last] if needed == 0 else None
+        return [last] if missing == 0 else None
 
     # ---- tiles -----------------------------------------------------------------------------------------------------------------
 
@@ -244,7 +250,7 @@ class Emitter:
                 assert loaded, "a tile's map has been stored, and its chunk has room"
             image, span, words, mark = task.chunk.done[seen]
             seen += 1
-            common = max(min(span[1], rows[1]) - max(span[0], rows[0]), 0) * max(min(words[1], piece.word + piece.words) - max(words[0], piece.word), 0)
+            common = _overlap(span, rows) * _overlap(words, (piece.word, piece.word + piece.words))
             if common and task.tile.images[0] <= image < task.tile.images[1]:
                 last = mark
                 found += common
@@ -259,9 +265,8 @@ class Emitter:
         values = {}
         if residual:
             while task.residual.mark is None:
-                loaded = self._load_residual(self._work.residual_loads[0])
+                loaded = self._load_residual()
                 assert loaded, "a tile's summand has been stored, and the residual buffer holds two tiles"
-                self._work.residual_loads.popleft()
             self._ahead[self._residuals].passed(task.residual.mark)
             values = {"residual": 1, "residual_address": task.residual.region.start, "residual_zero_point": self._network.tensors[residual.tensor].zero_point,
                       "residual_multiplier": residual.multiplier, "residual_shift": residual.shift}

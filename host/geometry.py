@@ -73,7 +73,7 @@ class Geometry:
         kernel = self.weight.shape[2] * self.weight.shape[3]
         return kernel * sum(b - a for block in range(self.blocks) for a, b in [self.reduction(first) for first in self.parts(block)])
 
-    @property
+    @cached_property
     def weight_bytes(self) -> int:
         """Bytes of different weights: a depthwise layer of equal kernels, such as average pooling, repeats the array loads of one channel word and of the last one."""
         kernel = self.weight.shape[2] * self.weight.shape[3]

@@ -94,7 +94,7 @@ class Work:
         tiles_of_layer = sum(len(chunk.tiles) for chunk in plan.chunks)
         parameter_words = geometry.blocks * geometry.block // 4
         stay = parameter_words <= self._config.parameter_words // 2
-        for chunk in plan.chunks:
+        for number, chunk in enumerate(plan.chunks):
             chunk_load = ChunkLoad(index, chunk, deque(self._map_loads(plan, chunk)), [], len(chunk.tiles) * geometry.blocks)
             self.chunk_loads.append(chunk_load)
             if layer_parameters is None or not stay:
@@ -103,7 +103,7 @@ class Work:
                 for position, tile in enumerate(chunk.tiles):
                     parts = []
                     for first in geometry.parts(block):
-                        key = {"layer": offsets.weights[first], "chunk": (first, chunk), "tile": (first, chunk, tile)}[plan.keep]
+                        key = {"layer": offsets.weights[first], "chunk": (first, number), "tile": (first, number, position)}[plan.keep]
                         fine, loads = kept.get(key, (block == 0, None))
                         cut = pieces(geometry, first, fine)
                         if loads is None:
