@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ..hw.config import AcceleratorConfig
 from ..hw.isa import Base
 from ..hw.network import Network
-from ..hw.program import Placement, map_bytes
+from ..hw.program import Placement, map_bytes, place_regions
 from .errors import CompileError
 from .tile import Plan
 
@@ -60,7 +60,7 @@ def allocate(config: AcceleratorConfig, network: Network, plans: list[Plan], bat
 
 def check_memory(config: AcceleratorConfig, network: Network, sizes: dict[Base, int]) -> None:
     """Raises :exc:`CompileError` naming the bytes if the regions exceed the memory."""
-    needed = sum(-(-size // 4096) * 4096 for size in sizes.values())
+    needed = place_regions(sizes)[1]
     if needed > config.memory_bytes:
         parts = ", ".join(f"{base.name.lower()} {size:,}" for base, size in sizes.items())
         raise CompileError(f"network {network.name}: needs {needed:,} bytes of memory ({parts}), config {config.name!r} has {config.memory_bytes:,}; "

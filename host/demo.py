@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..hw.atomic import write_atomically
 from ..hw.config import get_config
 from ..models import data, zoo
 from . import images
@@ -62,7 +63,7 @@ def main(arguments: "list[str] | None" = None) -> int:
         report["evaluation"] = _accuracy(program, test, test_labels) | {"source": source}
 
     _draw(folder / "demo.png", chosen, report, network)
-    (folder / "demo.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(folder / "demo.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     evaluation = report["evaluation"]
     print(f"{compared} output bytes compared with the golden model, {differing} differ")
     print(f"{report['cycles']:,} cycles for {BATCH} images: {report['utilisation']:.1%} of the array used, "

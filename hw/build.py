@@ -9,13 +9,14 @@ from amaranth.back import rtlil
 from amaranth.hdl import ValueCastable
 from amaranth.lib import wiring
 
-__all__ = ["to_rtlil", "to_verilog"]
+__all__ = ["to_rtlil", "to_verilog", "verilog_of"]
 
 # In a process of its own: Yosys keeps its state in global variables and ends the process on an error.
 _YOSYS = """
+import sys
 from pyosys import libyosys as ys
 design = ys.Design()
-for command in ("read_rtlil design.il", "proc -nomux -norom", "memory_collect", "write_verilog -norename -noattr design.v"):
+for command in ["read_rtlil design.il", *sys.argv[1:], "memory_collect", "write_verilog -norename -noattr design.v"]:
     ys.run_pass(command, design)
 """
 
@@ -35,10 +36,14 @@ def to_rtlil(component: wiring.Component, name: str = "top", *, platform=None) -
 
 def to_verilog(component: wiring.Component, name: str = "top", *, platform=None) -> str:
     """Verilog of a component, ports as in :func:`to_rtlil`. Raises RuntimeError with what Yosys says if it fails."""
-    text = to_rtlil(component, name, platform=platform)
+    return verilog_of(to_rtlil(component, name, platform=platform))
+
+
+def verilog_of(text: str, passes: tuple[str, ...] = ("proc -nomux -norom",)) -> str:
+    """Verilog of RTLIL after some passes of Yosys, by default the one that keeps it readable. Raises RuntimeError with what Yosys says if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "design.il").write_text(text)
-        done = subprocess.run([sys.executable, "-c", _YOSYS], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        done = subprocess.run([sys.executable, "-c", _YOSYS, *passes], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"Yosys failed on {name}: {done.stdout[-2000:]}")
+            raise RuntimeError(f"pyosys failed: {done.stdout[-2000:]}")
         return (Path(folder) / "design.v").read_text()

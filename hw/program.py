@@ -77,6 +77,15 @@ def map_bytes(batch: int, shape: tuple[int, int, int]) -> int:
     return batch * -(-shape[0] // PLANE) * shape[1] * shape[2] * PLANE
 
 
+def place_regions(sizes: dict[Base, int]) -> tuple[dict[Base, int], int]:
+    """A byte address for each region, from 0, aligned to 4 KiB as AXI bursts like it; and where the last one ends."""
+    addresses, end = {}, 0
+    for base in Base:
+        addresses[base] = end
+        end += -(-sizes[base] // 4096) * 4096
+    return addresses, end
+
+
 @dataclass(kw_only=True)
 class Program:
     """A network compiled for one configuration and batch size.
@@ -110,7 +119,7 @@ class Program:
     @property
     def memory_bytes(self) -> int:
         """Bytes of external memory the program needs."""
-        return sum(self.sizes.values())
+        return place_regions(self.sizes)[1]
 
     def words(self) -> list[int]:
         """The instruction words."""
@@ -118,12 +127,8 @@ class Program:
         return [int.from_bytes(raw[i : i + 16], "little") for i in range(0, len(raw), 16)]
 
     def bases(self) -> dict[Base, int]:
-        """A byte address for each region, from 0, aligned to 4 KiB as AXI bursts like it."""
-        addresses, end = {}, 0
-        for base in Base:
-            addresses[base] = end
-            end += -(-self.sizes[base] // 4096) * 4096
-        return addresses
+        """The byte address of each region."""
+        return place_regions(self.sizes)[0]
 
     def check_config(self, config: AcceleratorConfig) -> None:
         """Raises :exc:`ProgramError` if the program was made for other hardware."""

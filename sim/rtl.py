@@ -134,7 +134,7 @@ class RtlDevice:
         program.check_config(self.config)
         check_inputs(program, inputs)
         bases = program.bases()
-        if bases[Base.OUTPUT] + program.sizes[Base.OUTPUT] > self.config.memory_bytes:
+        if program.memory_bytes > self.config.memory_bytes:
             raise DeviceError(f"program {program.network.name} needs {program.memory_bytes} bytes of memory, config {self.config.name} has {self.config.memory_bytes}")
         if self._resident is not program:
             self._memory[bases[Base.WEIGHTS] :][: program.image.size] = program.image

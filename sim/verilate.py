@@ -23,6 +23,8 @@ from pathlib import Path
 import platformdirs
 from amaranth.back import rtlil
 
+from ..hw.build import verilog_of
+
 __all__ = ["BuildError", "cache_folder", "compiler", "fast_verilog", "to_verilog", "verilate"]
 
 #: Bytes of generated C++ from which a file is compiled by itself; smaller ones are compiled together.
@@ -31,13 +33,6 @@ _CHUNK = 200_000
 _KEEP_SECONDS = 30 * 24 * 3600
 _DEFINES = [f"-DVM_{name}=0" for name in ("COVERAGE", "SC", "TIMING", "TRACE_FST", "TRACE_SAIF")]
 _FLAGS = ["-std=c++17", "-fPIC", "-w", "-faligned-new", *_DEFINES]
-_YOSYS = """
-import sys
-from pyosys import libyosys as ys
-design = ys.Design()
-for command in ["read_rtlil design.il", *sys.argv[1:], "memory_collect", "write_verilog -norename -noattr design.v"]:
-    ys.run_pass(command, design)
-"""
 
 
 class BuildError(RuntimeError):
@@ -51,20 +46,20 @@ def cache_folder() -> Path:
 
 def to_verilog(component, name: str = "top", platform=None) -> str:
     """Verilog of an Amaranth component; ports of nested interfaces are joined by two underscores. Raises :exc:`BuildError`."""
-    return _yosys(rtlil.convert(component, name=name, platform=platform, emit_src=False), "proc -nomux -norom")
+    return _verilog_of(rtlil.convert(component, name=name, platform=platform, emit_src=False))
 
 
 def fast_verilog(text: str) -> str:
     """Verilog of RTLIL, for speed rather than for the eye: what Verilator makes of it runs 1.25 times as fast, because flip-flops take resets and
     enables themselves instead of by way of a variable each. Raises :exc:`BuildError`."""
-    return _yosys(text, "proc", "opt_expr", "opt_merge", "opt_clean", "opt_dff -simple-dffe", "opt_expr", "opt_clean")
+    return _verilog_of(text, ("proc", "opt_expr", "opt_merge", "opt_clean", "opt_dff -simple-dffe", "opt_expr", "opt_clean"))
 
 
-def _yosys(text, *passes):
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "design.il").write_text(text)
-        _run([sys.executable, "-c", _YOSYS, *passes], folder, "pyosys")
-        return (Path(folder) / "design.v").read_text()
+def _verilog_of(*arguments):
+    try:
+        return verilog_of(*arguments)
+    except RuntimeError as error:
+        raise BuildError(str(error)) from None
 
 
 @cache
