@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
+from . import recipe_commands
 from .console import call, emit, progress_bar, table
 from .errors import CelosiaError
+from .options import Batch, Calibrate, Config, DeviceName, Inputs, Json, Model, Trust, Weights
 
 __all__ = ["app", "main"]
 
@@ -17,16 +19,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-Model = Annotated[str, typer.Argument(help="A zoo name, a .pt2, .celq or .celp file, or module:factory (runs its code).")]
-Inputs = Annotated[list[Path] | None, typer.Argument(help="Images, folders of images or .npz files; none: the model's sample.")]
-Config = Annotated[str | None, typer.Option(help="A configuration of `celosia boards`, or a .toml file.", show_default="ulx3s-85f")]
-Batch = Annotated[int | None, typer.Option(min=1, help="Images that run together.", show_default="1")]
-DeviceName = Annotated[str, typer.Option(help="golden (the definition, no time) or rtl (the hardware, simulated).")]
-Weights = Annotated[Path | None, typer.Option(help="A .safetensors file with the state dict.")]
-Trust = Annotated[bool, typer.Option(help="Accept a .pt2 with pickled entries: runs their code.")]
-Calibrate = Annotated[list[Path] | None, typer.Option(help="Images to calibrate with: a folder or an .npz file; may be repeated.")]
 
 
 def main(arguments: "list[str] | None" = None) -> None:
@@ -259,84 +251,6 @@ def bench(
     return print(f"{report['frames_per_second']:.4g} frames/s at {report['clock_mhz']:g} MHz; stalls: {_stalls(report)}")
 
 
-@app.command()
-def recipes(as_json: Json = False) -> None:
-    """The learning recipes."""
-    from ..models import recipes as library
-
-    rows = [{"name": name, "summary": library.summary(name)} for name in library.names()]
-    if as_json:
-        return emit({"recipes": rows})
-    return table(("recipe", ""), [tuple(row.values()) for row in rows])
-
-
-@app.command()
-def train(
-    recipe: Annotated[str, typer.Argument()],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for weights, checkpoint and metrics.", show_default="out/RECIPE")] = None,
-    smoke: Annotated[bool, typer.Option(help="A few steps on the bundled sample.")] = False,
-    resume: Annotated[bool, typer.Option(help="Take up an interrupted run.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Another seed than the recipe's.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Train a recipe."""
-    found = _recipe(recipe)
-    folder = output or Path("out") / recipe
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CelosiaError(f"{folder}: cannot be written: {error.strerror}") from None
-    with progress_bar(f"train {recipe}") as progress:
-        result = found.train(folder, smoke=smoke, resume=resume, seed=seed, progress=progress)
-    if as_json:
-        return emit(result)
-    return print(f"{folder}: " + ", ".join(f"{name} {value:.4g}" for name, value in result["figures"].items()))
-
-
-@app.command("eval")
-def evaluate(
-    recipe: Annotated[str, typer.Argument()],
-    device: Annotated[str, typer.Option(help="float (the module itself), golden or rtl.")] = "float",
-    weights: Weights = None,
-    config: Config = None,
-    batch: Batch = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first test images.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure a trained recipe on its test data, and check its targets. Exit code 1 if one is missed."""
-    from .evaluate import evaluate_recipe
-
-    with progress_bar(f"eval {recipe}") as progress:
-        report = evaluate_recipe(_recipe(recipe), device, weights=weights, config=config, batch=batch, limit=limit, progress=progress)
-    if as_json:
-        emit(report)
-    else:
-        print(", ".join(f"{name} {value:.4g}" for name, value in report["figures"].items()) + f" on {report['device']}")
-        for target in report["targets"]:
-            print(f"{'reached' if target['reached'] else 'MISSED'}: {target['figure']} {target['value']:.4f}, wanted {target['minimum']:.4f} ({target['source']})")
-    raise typer.Exit(0 if all(target["reached"] for target in report["targets"]) else 1)
-
-
-@app.command()
-def verify(
-    recipe: Annotated[str | None, typer.Argument()] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every recipe.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Run a recipe's oracles: equality with trusted libraries. Exit code 1 if one does not hold."""
-    from ..models import recipes as library
-
-    if everything == (recipe is not None):
-        raise CelosiaError("verify: name a recipe or give --all")
-    rows = [{"recipe": name, "oracle": oracle, "holds": holds, "compared": compared}
-            for name in (library.names() if everything else [recipe]) for oracle, holds, compared in _recipe(name).verify()]
-    if as_json:
-        emit({"oracles": rows})
-    else:
-        table(("recipe", "oracle", "", ""), [(row["recipe"], row["oracle"], "holds" if row["holds"] else "FAILS", row["compared"]) for row in rows])
-    raise typer.Exit(0 if all(row["holds"] for row in rows) else 1)
-
-
 def _program(model, config, batch):
     """The program to run, and the configuration of the device: the one asked for, else the program's own."""
     from ..hw.config import get_config
@@ -352,14 +266,6 @@ def _open(name, config, progress, vcd=None):
     from .device import open_device
 
     return open_device(name, config, **({"vcd": vcd, "progress": progress} if name == "rtl" else {}))
-
-
-def _recipe(name):
-    from ..models import recipes as library
-
-    if name not in library.names():
-        raise CelosiaError(f"recipe {name!r} is not known; choose {', '.join(library.names())}")
-    return library.get(name)
 
 
 def _estimate(program):
@@ -414,6 +320,8 @@ def _write(item, path):
 def _by(shape):
     return "×".join(map(str, shape))
 
+
+app.add_typer(recipe_commands.app)
 
 if __name__ == "__main__":
     main()
