@@ -16,9 +16,14 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+def compress(content):
+    """The same bytes at any time: gzip's header would carry the second."""
+    return gzip.compress(content, compresslevel=1, mtime=0)
+
+
 def write_idx(path, array):
     header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    path.write_bytes(gzip.compress(header + array.tobytes(), compresslevel=1))
+    path.write_bytes(compress(header + array.tobytes()))
 
 
 def write_fashion(folder, counts):
@@ -71,12 +76,12 @@ def test_wrong_count(folder):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"plain", "is not a gzip file"),
-        (gzip.compress(b"\0\0\x08\1" + bytes(8))[:-6], "is not a gzip file"),
-        (gzip.compress(b"\0\0\x0d\1\0\0\0\1\0\0\0\0"), "is not an IDX file of unsigned bytes"),
-        (gzip.compress(b"\0\0"), "is not an IDX file of unsigned bytes"),
-        (gzip.compress(b"\0\0\x08\2\0\0\0\1"), "ends inside its header"),
-        (gzip.compress(b"\0\0\x08\1\0\0\0\3\0\0"), "must hold 3 bytes after its header, not 2"),
+        pytest.param(b"plain", "is not a gzip file", id="plain"),
+        pytest.param(compress(b"\0\0\x08\1" + bytes(8))[:-6], "is not a gzip file", id="truncated"),
+        pytest.param(compress(b"\0\0\x0d\1\0\0\0\1\0\0\0\0"), "is not an IDX file of unsigned bytes", id="floats"),
+        pytest.param(compress(b"\0\0"), "is not an IDX file of unsigned bytes", id="no-magic"),
+        pytest.param(compress(b"\0\0\x08\2\0\0\0\1"), "ends inside its header", id="short-header"),
+        pytest.param(compress(b"\0\0\x08\1\0\0\0\3\0\0"), "must hold 3 bytes after its header, not 2", id="short-data"),
     ],
 )
 def test_damaged_idx(content, message, tmp_path):
