@@ -70,17 +70,14 @@ class _RowPair(wiring.Component):
         for name in ("swap", "load", "weights"):
             m.d.comb += getattr(self, f"{name}_on").eq(delayed(m, getattr(self, name), name=name))
         mine = [self.load.valid & (self.load.word == 2 * self._index + half) for half in range(2)]
-        captures = [delayed(m, hit, keep=True, name="capture") for hit in mine]
+        captures = [delayed(m, hit, 2, name="capture") for hit in mine]
 
         products = [[], []]
         for column in range(self._columns):
-            if column % 2 == 0:
-                capture = [delayed(m, hit, keep=True, name=f"capture{column}") for hit in captures]
-            swap = delayed(m, self.swap, keep=True, name=f"swap{column}")
             loaded, weights = (Signal(PackedWeights, name=f"{name}{column}", reset_less=True) for name in ("loaded", "weights"))
-            with m.If(capture[column % 2]):
+            with m.If(captures[column % 2]):
                 m.d.sync += loaded.eq(self.weights[column // 2])
-            with m.If(swap):
+            with m.If(self.swap_on):
                 m.d.sync += weights.eq(loaded)
             activation = delayed(m, self.activations[column], name=f"activation{column}")
             m.submodules[f"column{column}"] = multiplier = PackedMultiplier()
@@ -118,7 +115,7 @@ class _Accumulator(wiring.Component):
     def elaborate(self, _platform):
         m = Module()
         control = self.control
-        clear, bank, drained_bank = (delayed(m, control[name], keep=True, name=name) for name in ("clear", "bank", "drained_bank"))
+        clear, bank, drained_bank = (delayed(m, control[name], name=name) for name in ("clear", "bank", "drained_bank"))
         old, new = (Signal(signed(32), name=name, reset_less=True) for name in ("old", "new"))
         banks = []
         for k in range(2):

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from .config import AcceleratorConfig
 from .interfaces import BEAT_BITS, BufferWrite
-from .primitives import WideRam, delayed
+from .primitives import WideRam, copies, delayed
 
 __all__ = ["MapBuffer", "WeightBuffer"]
 
@@ -44,18 +44,15 @@ class MapBuffer(wiring.Component):
         """Block RAMs it needs on an FPGA."""
         return self._ram.blocks
 
-    def elaborate(self, _platform):
+    def elaborate(self, platform):
         m = Module()
         m.submodules.ram = ram = self._ram
         _connect_write(m, ram, self.write)
         m.d.comb += [ram.read_address.eq(self.address), ram.read_enable.eq(self.inside)]
         # Outside the map the memory gives 0, into which the zero point goes, from copies of its own for every two channels.
         fill = delayed(m, self.zero_point.as_unsigned() & (~self.inside).replicate(8), self.latency - 2, name="fill")
-        word = []
-        for channel in range(0, len(self.word), 2):
-            copy = delayed(m, fill, keep=True, name=f"fill{channel}")
-            word.append(delayed(m, ram.read_data.word_select(channel // 2, 16) | copy.replicate(2), name=f"word{channel}"))
-        m.d.comb += self.word.eq(Cat(word))
+        fills = copies(m, platform, fill, len(self.word) // 2, "fill")
+        m.d.comb += self.word.eq(delayed(m, ram.read_data | Cat(copy.replicate(2) for copy in fills), name="word"))
         return m
 
 

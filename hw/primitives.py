@@ -1,8 +1,9 @@
 """Hard blocks of the FPGA with the registers they contain.
 
-Yosys infers neither the registers of a multiplier nor the output register of a block RAM, and without them a big array is slow. So `Multiplier` and
-`BlockRam` ask the platform for an instance (`get_mac`, `get_block_ram`); a platform without these methods gets a behavioural twin of the same latency.
-(The second is not called `get_memory`: that is what Amaranth asks for each of its own memories.)
+Yosys infers neither the registers of a multiplier nor the output register of a block RAM, and without them a big array is slow; and it merges registers
+of equal content, even if their wires have the attribute `keep`. So `Multiplier`, `BlockRam` and `copies` ask the platform for instances (`get_mac`,
+`get_block_ram`, `get_register`); a platform without these methods gets behavioural twins of the same latency. (The second is not called `get_memory`:
+that is what Amaranth asks for each of its own memories.)
 """
 
 from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, signed, unsigned
@@ -10,24 +11,29 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["BlockRam", "EcpPrimitives", "Multiplier", "WideRam", "delayed"]
+__all__ = ["BlockRam", "EcpPrimitives", "Multiplier", "WideRam", "copies", "delayed"]
 
 #: Words of a block RAM by their width.
 _BLOCK_DEPTHS = {1: 16384, 2: 8192, 4: 4096, 9: 2048, 18: 1024, 36: 512}
 
 
-def delayed(m: Module, value, cycles: int = 1, *, keep: bool = False, reset: bool = False, name: "str | None" = None):
-    """`value` as it was some cycles ago.
-
-    keep: asks that the registers stay apart from others of equal content, each copy near what it drives. Yosys 0.70 merges them all the same, so the
-    clocks in results/gate.json are those of single registers.
-    reset: the registers are cleared by reset.
-    """
+def delayed(m: Module, value, cycles: int = 1, *, reset: bool = False, name: "str | None" = None):
+    """`value` as it was some cycles ago. reset: the registers are cleared by reset."""
     for _ in range(cycles):
-        register = Signal(value.shape(), name=name, reset_less=not reset, attrs={"keep": 1} if keep else {})
+        register = Signal(value.shape(), name=name, reset_less=not reset)
         m.d.sync += register.eq(value)
         value = register
     return value
+
+
+def copies(m: Module, platform, value, count: int, name: str) -> list:
+    """`value` as it was a cycle ago, `count` times: registers without reset, each of which can lie near what it drives; a single one in simulation."""
+    if not hasattr(platform, "get_register"):
+        return [delayed(m, value, name=name)] * count
+    result = [Signal(value.shape(), name=f"{name}{number}") for number in range(count)]
+    for number, copy in enumerate(result):
+        m.submodules[f"{name}{number}"] = platform.get_register(value, copy)
+    return result
 
 
 def _check(name, value, low, high):
@@ -112,7 +118,7 @@ class WideRam(wiring.Component):
     latency = 5
     #: Cycles from an address to the block RAMs.
     _hops = 2
-    _group = 8
+    _group, _groups_per_copy = 8, 3
     #: Bits whose multiplexers share a register of the select lines.
     _select_bits = 16
 
@@ -159,7 +165,7 @@ class WideRam(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         if hasattr(platform, "get_block_ram"):
-            self._elaborate_blocks(m)
+            self._elaborate_blocks(m, platform)
         else:
             self._elaborate_memories(m)
         return m
@@ -177,7 +183,7 @@ class WideRam(wiring.Component):
             words.append(delayed(m, word, self.latency - 1))
         m.d.comb += self.read_data.eq(Cat(words))
 
-    def _elaborate_blocks(self, m):
+    def _elaborate_blocks(self, m, platform):
         # Each list entry: (lane, segment, the block RAMs of a group).
         groups = [
             (lane, segment, parts[first : first + self._group])
@@ -186,21 +192,20 @@ class WideRam(wiring.Component):
         ]
         write_address, write_data = delayed(m, self.write_address, name="write_address"), delayed(m, self.write_data, name="write_data")
         write_enable = delayed(m, self.write_enable, name="write_enable")
+        read_addresses = copies(m, platform, self.read_address, -(-len(groups) // self._groups_per_copy), "read_address")
         words = [[[] for _ in self.segments] for _ in self.write_enable]
         for number, (lane, segment, parts) in enumerate(groups):
-            if number % 3 == 0:
-                read_address = delayed(m, self.read_address, keep=True, name=f"read{number}")
             start, size = self.segments[segment]
             bits = (min(size, self._depth) - 1).bit_length()
             first, last = parts[0][0], sum(parts[-1])
-            group_read = delayed(m, read_address[:bits], keep=True, name=f"group{number}_read")
-            group_write = delayed(m, write_address[:bits], keep=True, name=f"group{number}_write")
-            group_enable = delayed(m, write_enable[lane] & self._in_segment(write_address, start, size), keep=True, name=f"group{number}_enable")
+            enable = write_enable[lane] & self._in_segment(write_address, start, size)
+            (group_read,) = copies(m, platform, read_addresses[number // self._groups_per_copy][:bits], 1, f"group{number}_read")
+            (group_write,) = copies(m, platform, Cat(enable, write_address[:bits]), 1, f"group{number}_write")
             group_data = delayed(m, write_data.word_select(lane, self._lane_width)[first:last], name=f"group{number}_data")
             for bit, width in parts:
                 m.submodules[f"block{lane}_{segment}_{bit}"] = block = BlockRam(width, 1 << bits)
                 m.d.comb += [
-                    block.write_address.eq(group_write), block.write_data.eq(group_data[bit - first :][:width]), block.write_enable.eq(group_enable),
+                    block.write_address.eq(group_write[1:]), block.write_data.eq(group_data[bit - first :][:width]), block.write_enable.eq(group_write[0]),
                     block.read_address.eq(group_read),
                 ]
                 words[lane][segment].append(block.read_data)
@@ -211,9 +216,9 @@ class WideRam(wiring.Component):
         enable = self.read_enable if self._masked else Const(1)
         select = Cat(enable & self._in_segment(self.read_address, start, size) for start, size in self.segments)
         select = delayed(m, select, self._hops + BlockRam.latency - 1, name="select")
-        for bit in range(0, len(self.read_data), self._select_bits):
+        starts = range(0, len(self.read_data), self._select_bits)
+        for bit, copy in zip(starts, copies(m, platform, select, len(starts), "select")):
             part = slice(bit, min(bit + self._select_bits, len(self.read_data)))
-            copy = delayed(m, select, keep=True, name=f"select{bit}")
             selected = [word[part] & line.replicate(part.stop - bit) for word, line in zip(read, copy)]
             m.d.comb += self.read_data[part].eq(delayed(m, _any(selected), name=f"read{bit}"))
 
@@ -246,6 +251,16 @@ class EcpPrimitives:
             i_CLK0=ClockSignal(), i_CE0=Const(1), i_RST0=Const(0), i_SIGNEDA=Const(1), i_SIGNEDB=Const(1), i_SOURCEA=Const(0), i_SOURCEB=Const(0),
             **_pins("i_A", operands[0]), **_pins("i_B", operands[1]), **_pins("o_P", product),
         )
+        return m
+
+    def get_register(self, d, q) -> Module:
+        """A flip-flop for each bit of `q`, as `synth_ecp5` would make them of q.eq(d)."""
+        m = Module()
+        for k, (d_bit, q_bit) in enumerate(zip(d, q)):
+            m.submodules[f"bit{k}"] = Instance(
+                "TRELLIS_FF", p_GSR="AUTO", p_CEMUX="1", p_CLKMUX="CLK", p_LSRMUX="LSR", p_REGSET="RESET",
+                i_CLK=ClockSignal(), i_LSR=Const(0), i_DI=d_bit, o_Q=q_bit,
+            )
         return m
 
     def get_block_ram(self, ram: BlockRam) -> Module:

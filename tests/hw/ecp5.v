@@ -1,5 +1,13 @@
-// Models of the two hard blocks that EcpPrimitives instantiates, after Lattice FPGA-TN-02205 (DSP) and FPGA-TN-02204 (memory), for the settings it uses;
+// Models of what EcpPrimitives instantiates, after Lattice FPGA-TN-02205 (DSP), FPGA-TN-02204 (memory) and Yosys' cells_ff.vh, for the settings it uses;
 // any other ends the simulation.
+
+module TRELLIS_FF #(parameter GSR = "ENABLED", CEMUX = "1", CLKMUX = "CLK", LSRMUX = "LSR", SRMODE = "LSR_OVER_CE", REGSET = "RESET") (
+    input CLK, LSR, DI, output reg Q
+);
+    initial Q = 0;
+    always @(posedge CLK) Q <= LSR ? 0 : DI;
+    initial if (GSR != "AUTO" || CEMUX != "1" || CLKMUX != "CLK" || LSRMUX != "LSR" || REGSET != "RESET") $fatal(1, "TRELLIS_FF: not modelled");
+endmodule
 
 module MULT18X18D #(
     parameter REG_INPUTA_CLK = "NONE", REG_INPUTA_CE = "CE0", REG_INPUTA_RST = "RST0",
