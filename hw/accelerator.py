@@ -1,6 +1,6 @@
 """The accelerator: a control port, a memory port, and the units between them."""
 
-from amaranth.hdl import Cat, Module, ResetInserter, Signal
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, DomainRenamer, Module, ResetInserter
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,6 +13,7 @@ from .drain import DrainUnit
 from .interfaces import Axi4, Axi4Lite
 from .isa import Unit
 from .load import LoadMaps, LoadWeights
+from .primitives import copies, delayed
 from .store import StoreUnit
 
 __all__ = ["Accelerator", "Trace"]
@@ -50,16 +51,16 @@ class Accelerator(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.control = control = self._control
+        # The engine has no other reset than the control port's, which comes by registers: none has to cross the whole chip in a cycle.
+        m.domains.engine = domain = ClockDomain(reset_less=True, local=True)
+        m.d.comb += domain.clk.eq(ClockSignal())
         blocks = {
             "read": ReadDma(self._config), "write": WriteDma(self._config), "dispatcher": Dispatcher(),
             "weights": LoadWeights(self._config), "maps": LoadMaps(self._config), "compute": ComputeUnit(self._config),
             "drain": DrainUnit(self._config), "store": StoreUnit(self._config),
         }
-        for name, block in blocks.items():
-            # Each block has its own copy of the reset, so that none has to cross the whole chip.
-            reset = Signal(name=f"reset_{name}", attrs={"keep": 1})
-            m.d.sync += reset.eq(control.engine.reset)
-            m.submodules[name] = ResetInserter(reset)(block)
+        for (name, block), reset in zip(blocks.items(), copies(m, platform, control.engine.reset, len(blocks), "reset")):
+            m.submodules[name] = DomainRenamer("engine")(ResetInserter(reset)(block))
         read, write, dispatcher, weights, maps, compute, drain, store = blocks.values()
 
         wiring.connect(m, wiring.flipped(self.s_axil), control.bus)
@@ -94,13 +95,15 @@ class Accelerator(wiring.Component):
         engine, state, trace = control.engine, control.state, self.trace
         m.d.comb += [
             dispatcher.start.eq(engine.start), dispatcher.program.eq(engine.program), dispatcher.length.eq(engine.length),
-            state.done.eq(dispatcher.done), state.error.eq(dispatcher.error), state.index.eq(dispatcher.index), state.pending.eq(dispatcher.pending),
+            state.done.eq(dispatcher.done), state.error.eq(dispatcher.error), state.index.eq(dispatcher.index),
             *(total.eq(retired) for total, retired in zip(state.retired, dispatcher.retired)),
             state.read_error.eq(read.error), state.write_error.eq(write.error), state.idle.eq(read.idle & write.idle),
-            state.read_beat.eq(read.beat), state.write_beat.eq(write.beat), state.active.eq(compute.active), state.saturated.eq(drain.saturated),
+            state.read_beat.eq(read.beat), state.write_beat.eq(write.beat), state.saturated.eq(drain.saturated),
             trace.retired.eq(Cat(unit.control.retired for unit in units)), trace.busy.eq(Cat(unit.control.busy for unit in units)),
             trace.waiting.eq(Cat(dispatcher.waiting)), trace.active.eq(compute.active),
-            state.retire.eq(trace.retired), state.snapshot.busy.eq(trace.busy), state.snapshot.waiting.eq(trace.waiting),
-            self.interrupt.eq(control.interrupt),
+            state.retire.eq(trace.retired), self.interrupt.eq(control.interrupt),
+            # What is shown and counted together is a cycle late together.
+            state.snapshot.busy.eq(delayed(m, trace.busy)), state.snapshot.waiting.eq(delayed(m, trace.waiting.as_value())),
+            state.active.eq(delayed(m, trace.active)), state.pending.eq(delayed(m, dispatcher.pending)),
         ]
         return m

@@ -28,12 +28,14 @@ class EngineControl(wiring.Signature):
     """What the control port tells the engine. `halt`: no further bursts to the bus."""
 
     def __init__(self):
-        super().__init__({"reset": Out(1), "halt": Out(1), "start": Out(1), "program": Out(32), "length": Out(24), "bases": Out(data.ArrayLayout(32, len(Base)))})
+        super().__init__({
+            "reset": Out(1, init=1), "halt": Out(1), "start": Out(1), "program": Out(32), "length": Out(24), "bases": Out(data.ArrayLayout(32, len(Base))),
+        })
 
 
 class EngineState(wiring.Signature):
-    """What the engine tells the control port. `idle`: the bus owes no answer; `retire` pulses per unit, `active` (a pixel taken), `read_beat`, `write_beat`,
-    `saturated` are counted. `pending` is the dispatcher's."""
+    """What the engine tells the control port, some of it a cycle late. `idle`: the bus owes no answer; `retire` pulses per unit, `active` (a pixel taken),
+    `read_beat`, `write_beat`, `saturated` are counted. `pending` is the dispatcher's."""
 
     def __init__(self):
         super().__init__({
@@ -83,7 +85,8 @@ class Control(wiring.Component):
         """A program's or a reset's way through the phases."""
         engine, state = self.engine, self.state
         expired = self._watch(m, running)
-        phase = Signal(_Phase)
+        stuck, waiting = self._stuck_unit(m)
+        phase = Signal(_Phase, init=_Phase.RESET)  # the engine has no other reset
         to_start = Signal()
         elapsed = Signal(range(2 * _RESET_CYCLES))
         m.d.comb += [running.eq((phase == _Phase.START) | (phase == _Phase.RUN)), engine.halt.eq(~running), engine.start.eq(phase == _Phase.START)]
@@ -106,7 +109,7 @@ class Control(wiring.Component):
                 with m.If(error | state.done):
                     m.d.sync += [phase.eq(_Phase.IDLE), status.busy.eq(0), status.error.eq(error), status.done.eq(~error.any())]
                 with m.If(error == ErrorCode.WATCHDOG):
-                    self._name_stuck_unit(m, status)
+                    m.d.sync += [status.unit.eq(stuck), status.waiting.eq(waiting)]
         with m.If(command.start | command.reset):
             m.d.sync += [phase.eq(_Phase.SETTLE), status.eq(Status.const({"busy": 1})), to_start.eq(~command.reset)]
 
@@ -121,12 +124,14 @@ class Control(wiring.Component):
             m.d.sync += [quiet.eq(quiet + 1), expired.eq((quiet == limit) & limit.any())]
         return expired
 
-    def _name_stuck_unit(self, m, status):
-        """Who is busy without waiting holds up the others; else who waits for tokens while others wait for it; else who waits. The lowest of them."""
+    def _stuck_unit(self, m):
+        """Who is busy without waiting holds up the others; else who waits for tokens while others wait for it; else who waits. The lowest of them,
+        a cycle ago, and what it waits for."""
+        unit_found, waiting = Signal(3), Signal(len(Unit))
         snapshot = self.state.snapshot
         waits = [snapshot.waiting[unit].any() for unit in Unit]
         awaited = [Cat(snapshot.waiting[other][unit] for other in Unit).any() for unit in Unit]
-        m.d.sync += [status.unit.eq(7), status.waiting.eq(0)]
+        m.d.sync += [unit_found.eq(7), waiting.eq(0)]
         for suspect in (
             lambda unit: waits[unit],
             lambda unit: waits[unit] & awaited[unit],
@@ -134,7 +139,8 @@ class Control(wiring.Component):
         ):
             for unit in reversed(Unit):
                 with m.If(suspect(unit)):
-                    m.d.sync += [status.unit.eq(unit), status.waiting.eq(snapshot.waiting[unit])]
+                    m.d.sync += [unit_found.eq(unit), waiting.eq(snapshot.waiting[unit])]
+        return unit_found, waiting
 
     def _count(self, m, command, running):
         """Counters of a program, one cycle behind it."""

@@ -24,7 +24,7 @@ _RUN_BEATS = FETCH_INSTRUCTIONS * INSTRUCTION_BITS // BEAT_BITS
 class Dispatcher(wiring.Component):
     """Runs one program after each reset: `length` instructions from the byte address `program`, from the cycle of `start` on.
 
-    Instructions are handed out in the program's order, one per two cycles, into a queue per unit, and leave it when their tokens are there, one per two cycles
+    Instructions are handed out in the program's order, one per two cycles, into a queue per unit, and leave it when their tokens are there, one per four cycles
     and unit.
     Fetching runs ahead as far as its buffer reaches, never beyond the program.
 
@@ -67,17 +67,18 @@ class Dispatcher(wiring.Component):
     def _fetch(self, m, fetched):
         """Ask for runs as long as there is room for their beats."""
         left = Signal(24)  # instructions
+        some, full = Signal(), Signal()  # that many: at least one, at least a run; a cycle behind, for `left` changes every other cycle at most
         beat = Signal(29)
         room = Signal(range(FETCH_RUNS + 1), init=FETCH_RUNS)  # runs
         taken = Signal(range(_RUN_BEATS))
         ask = Signal()
-        full = left[FETCH_INSTRUCTIONS.bit_length() - 1:].any()
         run = self.runs.payload
         m.d.comb += [
             fetched.i.valid.eq(self.beats.valid),
             fetched.i.payload.eq(self.beats.data),
-            ask.eq(~self.runs.valid & left.any() & room.any()),
+            ask.eq(~self.runs.valid & some & room.any()),
         ]
+        m.d.sync += [some.eq(left.any()), full.eq(left[FETCH_INSTRUCTIONS.bit_length() - 1:].any())]
         took = fetched.o.valid & fetched.o.ready
         m.d.sync += [taken.eq(taken + took), room.eq(room + (took & taken.all()) - ask)]
         with m.If(ask):
@@ -90,10 +91,10 @@ class Dispatcher(wiring.Component):
 
     def _decode(self, m, beats, queues, ending):
         """Two beats make an instruction; its header, in the first, says where it goes."""
-        first = Signal(BEAT_BITS)
+        first = Signal(BEAT_BITS, reset_less=True)
         have_first = Signal()
         valid = Signal()
-        instruction = Signal(INSTRUCTION_BITS)
+        instruction = Signal(INSTRUCTION_BITS, reset_less=True)
         target = Signal(len(Unit))  # one-hot; 0: END
         fault = Signal(ErrorCode)
         taken = Signal()
@@ -140,21 +141,21 @@ class Dispatcher(wiring.Component):
         for unit in Unit:
             m.submodules[f"queue_{unit.name.lower()}"] = queue = queues[unit]
             out = self.instruction[unit]
-            held = Signal(name=f"held_{unit.name.lower()}")    # `out.payload` is an instruction
-            grant = Signal(name=f"grant_{unit.name.lower()}")
-            header = Header(out.payload[:Header.as_shape().size])
-            m.d.comb += [
-                queue.o.ready.eq(~held | (out.valid & out.ready)),
-                grant.eq(held & ~out.valid & ~self.waiting[unit].any() & (self.error == ErrorCode.NONE)),
-                self.pending[unit].eq(held | queue.o.valid),
-            ]
-            with m.If(grant):
+            held = Signal(name=f"held_{unit.name.lower()}")    # `payload` is an instruction
+            grant = Signal(name=f"grant_{unit.name.lower()}")  # it takes its tokens, which were there a cycle ago: nobody else takes them
+            payload = Signal(INSTRUCTION_BITS, name=f"payload_{unit.name.lower()}", reset_less=True)
+            header = Header(payload[:Header.as_shape().size])
+            m.d.comb += [out.payload.eq(payload), queue.o.ready.eq(~held), self.pending[unit].eq(held | queue.o.valid)]
+            m.d.sync += grant.eq(held & ~out.valid & ~grant & ~self.waiting[unit].any() & (self.error == ErrorCode.NONE))
+            with m.If(grant & (self.error == ErrorCode.NONE)):
                 m.d.sync += out.valid.eq(1)
-            with m.If(queue.o.ready):
-                m.d.sync += [held.eq(queue.o.valid), out.payload.eq(queue.o.payload), out.valid.eq(0)]
+            with m.If(out.valid & out.ready):
+                m.d.sync += [held.eq(0), out.valid.eq(0)]
+            with m.If(~held):
+                m.d.sync += [held.eq(queue.o.valid), payload.eq(queue.o.payload)]
             for (source, target), count in tokens.items():
                 if target == unit:
-                    m.d.comb += self.waiting[unit][source].eq(held & ~out.valid & header.wait[source] & ~count.any())
+                    m.d.comb += self.waiting[unit][source].eq(held & ~out.valid & ~grant & header.wait[source] & ~count.any())
                     left, took = self.control[source].post[unit], grant & header.wait[source]
                     m.d.sync += count.eq(count + left - took)
                     m.d.sync += overflow[EDGES.index((source, target))].eq(left & ~took & count.all())

@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 from .config import AcceleratorConfig
 from .fifo import Queue
 from .interfaces import BEAT_BITS, Axi4, Run
+from .primitives import delayed
 
 __all__ = ["OUTSTANDING", "AxiRead", "AxiWrite", "Beats", "Burst", "BurstCutter", "ReadDma", "WriteDma"]
 
@@ -38,7 +39,7 @@ class Burst(data.Struct):
 class BurstCutter(wiring.Component):
     """Cuts runs into bursts: one per cycle, also across runs, the first three cycles after its run was taken.
 
-    Up to three runs are taken ahead. `idle`: holds neither a run nor a burst.
+    Up to three runs are taken ahead, and two bursts wait to be taken. `idle`: holds neither a run nor a burst.
     """
 
     def __init__(self, max_burst: int):
@@ -52,6 +53,8 @@ class BurstCutter(wiring.Component):
         m.submodules.ahead = ahead = Queue(Run, 2)
         wiring.connect(m, wiring.flipped(self.runs), ahead.i)
         run = ahead.o
+        m.submodules.cut = cut = Queue(Burst, 2)  # keeps whoever takes the bursts out of the paths through the counters
+        wiring.connect(m, cut.o, wiring.flipped(self.bursts))
 
         active = Signal()
         beat = Signal(29)
@@ -63,15 +66,15 @@ class BurstCutter(wiring.Component):
         advance = Signal()
         m.d.comb += [
             final.eq(~left[self._border_bits:].any() & (left[:self._border_bits] <= to_border)),
-            advance.eq(~self.bursts.valid | self.bursts.ready),
+            advance.eq(cut.i.ready),
+            cut.i.valid.eq(active),
+            cut.i.payload.beat.eq(beat),
+            cut.i.payload.last.eq(Mux(final, left[:self._border_bits], to_border)),
             run.ready.eq(~active | (advance & final)),
-            self.idle.eq(~(active | run.valid | self.bursts.valid)),
+            self.idle.eq(~(active | run.valid | cut.o.valid)),
         ]
         with m.If(advance):
             m.d.sync += [
-                self.bursts.valid.eq(active),
-                self.bursts.payload.beat.eq(beat),
-                self.bursts.payload.last.eq(Mux(final, left[:self._border_bits], to_border)),
                 row.eq(row + 1),
                 offset.eq(0),
                 left.eq(left + Cat(offset, Const(-1, 14 - self._border_bits))),  # left − to_border − 1
@@ -84,8 +87,8 @@ class BurstCutter(wiring.Component):
 class ReadDma(wiring.Component):
     """Reads runs for several requesters through the read channels of one AXI4 port.
 
-    Arbitration is per burst; requester 0 comes first. Up to `OUTSTANDING` bursts are in flight, answers keep their order, and one beat per cycle is passed on, a cycle
-    after the bus has shown it. `runs` are taken ahead, so that short ones follow each other without a gap.
+    Arbitration is per burst; requester 0 comes first. Up to `OUTSTANDING` bursts are in flight, answers keep their order, and one beat per cycle is passed on, two
+    cycles after the bus has shown it. `runs` are taken ahead, so that short ones follow each other without a gap.
 
     `halt` keeps further bursts, but the up to three chosen ones, from the bus; then `idle` tells that all have been answered. `error` stays set after an answer other
     than OKAY, whose beat is passed on like any other. `beat` pulses for each beat.
@@ -129,16 +132,19 @@ class ReadDma(wiring.Component):
             bus.arsize.eq(3),
             bus.arburst.eq(1),
             bus.rready.eq(1),
-            route.o.ready.eq(bus.rvalid & bus.rlast),
             self.idle.eq(~route.o.valid),
         ]
         with m.If(chosen.o.ready):
             m.d.sync += [bus.arvalid.eq(chosen.o.valid), bus.araddr.eq(chosen.o.payload.beat << 3), bus.arlen.eq(chosen.o.payload.last)]
 
-        answer = Signal(BEAT_BITS)
-        m.d.sync += [answer.eq(bus.rdata), self.beat.eq(bus.rvalid), self.error.eq(self.error | (bus.rvalid & bus.rresp[1]))]
+        # An answer is registered as it comes from the bus, and again on its way to the requester.
+        valid, failed, last = Signal(), Signal(), Signal()
+        m.d.sync += [valid.eq(bus.rvalid), failed.eq(bus.rvalid & bus.rresp[1]), last.eq(bus.rvalid & bus.rlast)]
+        answer = delayed(m, bus.rdata, 2, name="answer")
+        m.d.comb += [route.o.ready.eq(last), self.beat.eq(valid)]
+        m.d.sync += self.error.eq(self.error | failed)
         for index, beats in enumerate(self.beats):
-            m.d.sync += beats.valid.eq(bus.rvalid & route.o.payload[index])
+            m.d.sync += beats.valid.eq(valid & route.o.payload[index])
             m.d.comb += beats.data.eq(answer)
         return m
 
@@ -185,9 +191,11 @@ class WriteDma(wiring.Component):
             bus.awburst.eq(1),
             self.idle.eq(outstanding == 0),
         ]
+        length = Signal(7, reset_less=True)  # beats of the burst that is complete
         m.d.sync += [
+            length.eq(burst.payload.last + 1),
             complete.eq(burst.valid & (available > burst.payload.last) & (outstanding != OUTSTANDING) & ~begin),
-            available.eq(available + (buffer.i.valid & buffer.i.ready) - Mux(begin, burst.payload.last + 1, 0)),
+            available.eq(available + (buffer.i.valid & buffer.i.ready) - Mux(begin, length, 0)),
             outstanding.eq(outstanding + begin - bus.bvalid),
             self.done.eq(cutter.idle & (available == 0) & self.idle & ~self.runs.valid & ~self.beats.valid),
         ]

@@ -61,12 +61,13 @@ class DrainUnit(wiring.Component):
         m.submodules.arriving = arriving = Queue(Drain, _IN_FLIGHT)
         request = Drain(self.instruction.payload[: Drain.as_shape().size])
         requesting, bank = Signal(), Signal()
-        pixel, last_pixel = Signal(10), Signal(10)
+        pixel = Signal(10)
+        more = Signal(11)  # pixels after the present one, less one: its sign marks the last
         beat = Signal(range(groups))
         requested = Signal()  # the last cycle of the last request
         accepted = self.instruction.valid & self.instruction.ready
         m.d.comb += [
-            requested.eq(requesting & (beat == groups - 1) & (pixel == last_pixel)),
+            requested.eq(requesting & (beat == groups - 1) & more[-1]),
             self.instruction.ready.eq(arriving.i.ready & (~requesting | requested)),
             arriving.i.payload.eq(request),
             arriving.i.valid.eq(accepted),
@@ -77,20 +78,20 @@ class DrainUnit(wiring.Component):
         with m.If(requesting):
             m.d.sync += beat.eq(Mux(beat == groups - 1, 0, beat + 1))
             with m.If(beat == groups - 1):
-                m.d.sync += pixel.eq(pixel + 1)
+                m.d.sync += [pixel.eq(pixel + 1), more.eq(more - 1)]
         with m.If(requested):
             m.d.sync += [requesting.eq(0), bank.eq(~bank)]
         with m.If(accepted):
-            m.d.sync += [requesting.eq(1), pixel.eq(0), last_pixel.eq(request.pixels - 1)]
+            m.d.sync += [requesting.eq(1), pixel.eq(0), more.eq(request.pixels - 2)]
 
         # Arrivals: counters run ahead to the next group to come.
         now, following = Signal(Drain), arriving.o.payload
         expecting = Signal()
-        left, group = Signal(10), Signal.like(beat)
+        left, group = Signal(11), Signal.like(beat)  # `left` as `more` above
         staged_pixel, residual_pixel = Signal(10), Signal(10)
         first_word = Signal(9)
         last_group = group == groups - 1
-        arrived = self.sums.valid & last_group & (left == 0)
+        arrived = self.sums.valid & last_group & left[-1]
         with m.If(self.sums.valid):
             m.d.sync += group.eq(Mux(last_group, 0, group + 1))
             with m.If(last_group):
@@ -98,7 +99,7 @@ class DrainUnit(wiring.Component):
         m.d.comb += arriving.o.ready.eq(~expecting | arrived)
         with m.If(arriving.o.ready):
             m.d.sync += [
-                expecting.eq(arriving.o.valid), now.eq(following), left.eq(following.pixels - 1),
+                expecting.eq(arriving.o.valid), now.eq(following), left.eq(following.pixels - 2),
                 staged_pixel.eq(following.address), residual_pixel.eq(following.residual_address), first_word.eq(following.parameters),
             ]
 

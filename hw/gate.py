@@ -93,8 +93,10 @@ class ArrayGate(wiring.Component):
 
 
 class EngineGate(wiring.Component):
-    """The Accelerator behind 11 registered pins: its inputs are shifted in and taken over together, its outputs come out folded by exclusive or."""
+    """The Accelerator behind 13 registered pins: its inputs are shifted in and taken over together, its outputs come out folded by exclusive or."""
 
+    clk: In(1)
+    reset: In(1)
     shift: In(1)
     take: In(1)
     data: In(1)
@@ -106,7 +108,10 @@ class EngineGate(wiring.Component):
 
     def elaborate(self, _platform):
         m = Module()
-        m.submodules.engine = engine = Accelerator(self._config)
+        m.domains.sync = sync = ClockDomain(reset_less=True)
+        m.d.comb += sync.clk.eq(self.clk)
+        engine = Accelerator(self._config)
+        m.submodules.engine = ResetInserter(delayed(m, self.reset, 2))(engine)
         inputs, outputs = [], [engine.interrupt]
         for bus in engine.s_axil, engine.m_axi:
             for name, member in bus.signature.members.items():

@@ -13,6 +13,7 @@ from .fifo import Queue
 from .interfaces import BufferWrite, Instructions, Run, UnitControl
 from .isa import Base, LoadMap, Unit
 from .isa import LoadWeights as LoadWeightsInstruction
+from .primitives import delayed
 
 __all__ = ["LoadMaps", "LoadWeights"]
 
@@ -41,11 +42,12 @@ class _Request(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         planes = Signal(Planes)
+        more = Signal(10)  # planes after the present one, less one: its sign marks the last
         beat = Signal(29)
         with m.FSM():
             with m.State("Idle"):
                 m.d.comb += [self.idle.eq(1), self.planes.ready.eq(1)]
-                m.d.sync += planes.eq(self.planes.payload)
+                m.d.sync += [planes.eq(self.planes.payload), more.eq(self.planes.payload.planes - 2)]
                 with m.Switch(self.planes.payload.base):
                     for base in Base:
                         with m.Case(base):
@@ -58,8 +60,8 @@ class _Request(wiring.Component):
             with m.State("Run"):
                 m.d.comb += self.runs.valid.eq(1)
                 with m.If(self.runs.ready):
-                    m.d.sync += [beat.eq(beat + planes.plane_stride), planes.planes.eq(planes.planes - 1)]
-                    with m.If(planes.planes == 1):
+                    m.d.sync += [beat.eq(beat + planes.plane_stride), more.eq(more - 1)]
+                    with m.If(more[-1]):
                         m.next = "Idle"
         m.d.comb += [self.runs.payload.address.eq(beat << 3), self.runs.payload.beats.eq(planes.beats)]
         return m
@@ -128,18 +130,20 @@ class LoadWeights(_Load):
         super().__init__(config, LoadWeightsInstruction, self.Arrival, weight_write=BufferWrite(12, 1), parameter_write=BufferWrite(9, 2))
 
     def _begin(self, m, arrival):
-        m.d.sync += self._lane.eq(0)
+        m.d.sync += [self._lane.eq(0), self._more.eq(arrival.beats - 2)]
 
     def _write(self, m, arrival, final):
         self._lane = lane = Signal(2)
+        self._more = more = Signal(15)  # beats after the next one, less one: its sign marks the last
         last_lane = Signal(2)
-        m.d.comb += [final.eq(arrival.beats == 1), last_lane.eq(Mux(arrival.parameters, 3, self._config.inputs // 8 - 1))]
+        m.d.comb += [final.eq(more[-1]), last_lane.eq(Mux(arrival.parameters, 3, self._config.inputs // 8 - 1))]
         with m.If(self.beats.valid):
-            m.d.sync += [arrival.beats.eq(arrival.beats - 1), lane.eq(lane + 1)]
+            m.d.sync += [more.eq(more - 1), lane.eq(lane + 1)]
             with m.If(lane == last_lane):
                 m.d.sync += [arrival.address.eq(arrival.address + 1), lane.eq(0)]
         for write, selected in (self.weight_write, ~arrival.parameters), (self.parameter_write, arrival.parameters):
-            m.d.sync += [write.valid.eq(self.beats.valid & selected), write.address.eq(arrival.address), write.lane.eq(lane), write.data.eq(self.beats.data)]
+            m.d.sync += write.valid.eq(self.beats.valid & selected)
+            m.d.comb += [write.address.eq(delayed(m, arrival.address)), write.lane.eq(delayed(m, lane)), write.data.eq(delayed(m, self.beats.data))]
 
 
 class LoadMaps(_Load):
@@ -157,29 +161,28 @@ class LoadMaps(_Load):
         super().__init__(config, LoadMap, self.Arrival, map_write=BufferWrite(14, 1), residual_write=BufferWrite(10, 1))
 
     def _begin(self, m, arrival):
-        m.d.sync += [self._left.eq(arrival.beats), self._address.eq(arrival.address), self._lane.eq(0)]
+        m.d.sync += [
+            self._more.eq(arrival.beats - 2), self._reload.eq(arrival.beats - 2), self._more_planes.eq(arrival.planes - 2),
+            self._address.eq(arrival.address), self._lane.eq(0),
+        ]
 
     def _write(self, m, arrival, final):
-        self._left = left = Signal(14)        # beats of the plane
+        # Beats of the plane after the next one, planes after this one, less one each: the sign marks the last.
+        self._more, self._reload, self._more_planes = more, reload, more_planes = Signal(15), Signal(15), Signal(10)
         self._address = address = Signal(14)  # of the next beat
         self._lane = lane = Signal()          # parity of the plane
         last_beat = Signal()
         next_plane = Signal(14)
         m.d.comb += [
-            last_beat.eq(left == 1),
-            final.eq(last_beat & (arrival.planes == 1)),
+            last_beat.eq(more[-1]),
+            final.eq(last_beat & more_planes[-1]),
             next_plane.eq(arrival.address + Mux(~arrival.residual & (lane if self._config.inputs == 16 else 1), arrival.pitch, 0)),
         ]
         with m.If(self.beats.valid):
-            m.d.sync += [left.eq(left - 1), address.eq(address + 1)]
+            m.d.sync += [more.eq(more - 1), address.eq(address + 1)]
             with m.If(last_beat):
-                m.d.sync += [left.eq(arrival.beats), address.eq(next_plane), lane.eq(~lane)]
-                m.d.sync += [arrival.address.eq(next_plane), arrival.planes.eq(arrival.planes - 1)]
-        m.d.sync += [
-            self.map_write.valid.eq(self.beats.valid & ~arrival.residual),
-            self.map_write.lane.eq(lane if self._config.inputs == 16 else 0),
-            self.residual_write.valid.eq(self.beats.valid & arrival.residual),
-            self.residual_write.lane.eq(lane),
-        ]
+                m.d.sync += [more.eq(reload), address.eq(next_plane), lane.eq(~lane), arrival.address.eq(next_plane), more_planes.eq(more_planes - 1)]
+        m.d.sync += [self.map_write.valid.eq(self.beats.valid & ~arrival.residual), self.residual_write.valid.eq(self.beats.valid & arrival.residual)]
+        m.d.comb += [self.map_write.lane.eq(delayed(m, lane) if self._config.inputs == 16 else 0), self.residual_write.lane.eq(delayed(m, lane))]
         for write in self.map_write, self.residual_write:
-            m.d.sync += [write.address.eq(address), write.data.eq(self.beats.data)]
+            m.d.comb += [write.address.eq(delayed(m, address)), write.data.eq(delayed(m, self.beats.data))]

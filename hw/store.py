@@ -41,18 +41,18 @@ class StoreUnit(wiring.Component):
     """Stores staged pixels, or maxima over windows of them, plane after plane and row after row.
 
     Reads a pixel of a window a cycle, those outside the bounds too, so with a 1×1 window `beats` carries one beat a cycle, the first `latency` cycles after its
-    instruction was taken; 2 cycles lie between two STORE instructions. STORE_WINDOW takes up to 12 cycles, during which no other instruction is taken.
+    instruction was taken; 2 cycles lie between two STORE instructions. STORE_WINDOW takes up to 12 cycles. One instruction is taken ahead.
     `runs` has one run a plane where rows follow each other in memory (`row_stride` = `columns`), else one a row. Run k + 1 follows 2 cycles after run k was taken;
     neither stream waits for the other. `Store.offset` is that of the first stored plane, whichever that is.
 
-    The token for DRAIN is posted a cycle after the last staged word was read. A STORE that posts to MAP holds up the next until its beats are in memory, one that does
-    not retires as soon as its runs are taken. `busy` until all is in memory.
+    The token for DRAIN is posted two cycles after the last staged word was read. A STORE that posts to MAP holds up the next until its beats are in memory,
+    one that does not retires as soon as its runs are taken. `busy` until all is in memory.
     Tokens of a STORE_WINDOW are posted when it retires.
     A STORE before the first STORE_WINDOW, and a window without a pixel inside the bounds, store undefined values.
     """
 
     #: Cycles from a STORE to its first beat, for a 1×1 window.
-    latency = WideRam.latency + 3
+    latency = WideRam.latency + 5
 
     def __init__(self, config: AcceleratorConfig):
         if not isinstance(config, AcceleratorConfig):
@@ -65,11 +65,17 @@ class StoreUnit(wiring.Component):
 
     def elaborate(self, _platform):
         m = Module()
-        instruction = self.instruction
-        header, store, new_window = (struct(instruction.payload[: struct.as_shape().size]) for struct in (Header, Store, StoreWindow))
+        # An instruction rests in `word`, near what it sets.
+        taken, is_store = Signal(), Signal(reset_less=True)
+        word = Signal(len(self.instruction.payload), reset_less=True)
+        header, store, new_window = (struct(word[: struct.as_shape().size]) for struct in (Header, Store, StoreWindow))
         take_window, take_store = Signal(), Signal()
-        window = Signal(StoreWindow)
+        window = Signal(StoreWindow, reset_less=True)
         post = Signal.like(header.post)
+        m.d.comb += self.instruction.ready.eq(~taken)
+        with m.If(~taken):
+            m.d.sync += [word.eq(self.instruction.payload), is_store.eq(Header(self.instruction.payload[: len(header.as_value())]).opcode == Opcode.STORE)]
+            m.d.sync += taken.eq(self.instruction.valid)
 
         # A window's first pixel and the distance of rows of windows, in staged pixels.
         m.submodules.origin = origin = SerialProduct(10)
@@ -86,13 +92,13 @@ class StoreUnit(wiring.Component):
         reader_done, credits_full = self._read(m, window, first_pixel, row_step.product, store, take_store)
         runs_done = self._run(m, store, take_store)
 
-        posts = Signal.like(post)
+        posts, retired = Signal.like(post), Signal()
         with m.FSM() as fsm:
             with m.State("IDLE"):
-                m.d.comb += [instruction.ready.eq(1), take_window.eq(instruction.valid & (header.opcode == Opcode.STORE_WINDOW))]
-                m.d.comb += take_store.eq(instruction.valid & (header.opcode == Opcode.STORE))
+                m.d.comb += [take_window.eq(taken & ~is_store), take_store.eq(taken & is_store)]
                 m.d.sync += post.eq(header.post)
-                with m.If(take_window):
+                with m.If(taken):
+                    m.d.sync += taken.eq(0)
                     m.next = "MULTIPLY"
                 with m.If(take_store):
                     m.next = "FINISH"
@@ -102,14 +108,15 @@ class StoreUnit(wiring.Component):
                 m.d.comb += posts[Unit.DRAIN].eq(post[Unit.DRAIN])
                 m.d.sync += post[Unit.DRAIN].eq(0)
                 with m.If(runs_done & ~post[Unit.MAP]):
-                    m.d.comb += self.control.retired.eq(1)
+                    m.d.comb += retired.eq(1)
                     m.next = "IDLE"
                 with m.If(runs_done & post[Unit.MAP]):
                     m.next = "FLUSH"
             with m.State("FLUSH"), m.If(credits_full & self.writes_done):
-                m.d.comb += [posts[Unit.MAP].eq(1), self.control.retired.eq(1)]
+                m.d.comb += [posts[Unit.MAP].eq(1), retired.eq(1)]
                 m.next = "IDLE"
-        m.d.comb += [self.control.post.eq(posts), self.control.busy.eq(~fsm.ongoing("IDLE") | ~credits_full | ~self.writes_done)]
+        m.d.sync += [self.control.post.eq(posts), self.control.retired.eq(retired)]
+        m.d.comb += self.control.busy.eq(taken | ~fsm.ongoing("IDLE") | ~credits_full | ~self.writes_done | self.control.retired)
         return m
 
     def _read(self, m, window, first_pixel, row_step, store, start):
@@ -119,17 +126,20 @@ class StoreUnit(wiring.Component):
         pixel_bits = exact_log2(config.stage_pixels)
 
         # Loops: planes, rows, columns, kernel rows, kernel columns. Each has where its present turn began: staged pixel and coordinate.
+        # Counters hold what is left minus one, so that their sign marks the last turn.
         reading, plane, planes_left = Signal(), Signal(), Signal()
-        last_row, last_column, rows_left, columns_left = Signal(10), Signal(11), Signal(10), Signal(11)
-        kernel_rows_left, kernel_columns_left = Signal(4), Signal(4)
+        reload_rows, reload_columns, rows_left, columns_left = Signal(11), Signal(12), Signal(11), Signal(12)
+        kernel_rows_left, kernel_columns_left = Signal(5), Signal(5)
         origin, row, corner, line, pixel = (Signal(10, name=name) for name in ("origin", "row", "corner", "line", "pixel"))
         corner_x, corner_y, x, y = (Signal(signed(13), name=name) for name in ("corner_x", "corner_y", "x", "y"))
         credit = Signal(range(_QUEUED_BEATS + 1), init=_QUEUED_BEATS)
-        advance = reading & credit.any()
-        line_done = kernel_columns_left == 0
-        window_done = line_done & (kernel_rows_left == 0)
-        row_done = window_done & (columns_left == 0)
-        plane_done = row_done & (rows_left == 0)
+        has_credit, credits_full = Signal(), Signal(init=1)  # a cycle behind, in which one at most was used
+        m.d.sync += [has_credit.eq(credit > 1), credits_full.eq(credit == _QUEUED_BEATS)]
+        advance = reading & has_credit
+        line_done = kernel_columns_left[-1]
+        window_done = line_done & kernel_rows_left[-1]
+        row_done = window_done & columns_left[-1]
+        plane_done = row_done & rows_left[-1]
 
         next_line, next_corner, next_row = (Signal(10, name=name) for name in ("next_line", "next_corner", "next_row"))
         m.d.comb += [
@@ -142,27 +152,27 @@ class StoreUnit(wiring.Component):
             """Go to a window's first pixel."""
             return [
                 corner.eq(pixel_at), line.eq(pixel_at), pixel.eq(pixel_at), corner_x.eq(corner_x_at), x.eq(corner_x_at), corner_y.eq(corner_y_at), y.eq(corner_y_at),
-                kernel_rows_left.eq(window.kernel_y - 1), kernel_columns_left.eq(window.kernel_x - 1),
+                kernel_rows_left.eq(window.kernel_y - 2), kernel_columns_left.eq(window.kernel_x - 2),
             ]
 
         with m.If(advance):
             m.d.sync += [pixel.eq(pixel + 1), x.eq(x + 1), kernel_columns_left.eq(kernel_columns_left - 1)]
             with m.If(line_done):
                 m.d.sync += [line.eq(next_line), pixel.eq(next_line), x.eq(corner_x), y.eq(y + 1)]
-                m.d.sync += [kernel_columns_left.eq(window.kernel_x - 1), kernel_rows_left.eq(kernel_rows_left - 1)]
+                m.d.sync += [kernel_columns_left.eq(window.kernel_x - 2), kernel_rows_left.eq(kernel_rows_left - 1)]
             with m.If(window_done):
                 m.d.sync += [*begin(next_corner, corner_x + window.stride_x, corner_y), columns_left.eq(columns_left - 1)]
             with m.If(row_done):
-                m.d.sync += [*begin(next_row, window.x, corner_y + window.stride_y), row.eq(next_row), columns_left.eq(last_column), rows_left.eq(rows_left - 1)]
+                m.d.sync += [*begin(next_row, window.x, corner_y + window.stride_y), row.eq(next_row), columns_left.eq(reload_columns), rows_left.eq(rows_left - 1)]
             with m.If(plane_done):
-                m.d.sync += [*begin(origin, window.x, window.y), row.eq(origin), rows_left.eq(last_row), plane.eq(~plane), planes_left.eq(0)]
+                m.d.sync += [*begin(origin, window.x, window.y), row.eq(origin), rows_left.eq(reload_rows), plane.eq(~plane), planes_left.eq(0)]
                 m.d.sync += reading.eq(planes_left)
         with m.If(start):
             start_pixel = (store.address + first_pixel)[:10]
             m.d.sync += [
                 *begin(start_pixel, window.x, window.y), origin.eq(start_pixel), row.eq(start_pixel),
                 reading.eq(1), plane.eq(store.plane), planes_left.eq(store.last_plane),
-                last_row.eq(store.rows - 1), last_column.eq(store.columns - 1), rows_left.eq(store.rows - 1), columns_left.eq(store.columns - 1),
+                reload_rows.eq(store.rows - 2), reload_columns.eq(store.columns - 2), rows_left.eq(store.rows - 2), columns_left.eq(store.columns - 2),
             ]
 
         rams = [WideRam(width=8 * config.drain_lanes, depth=2 * config.stage_pixels) for _ in range(PLANE // config.drain_lanes)]
@@ -179,14 +189,13 @@ class StoreUnit(wiring.Component):
         with m.If(advance):
             m.d.sync += begins_window.eq(window_done)
         inside = (x >= 0) & (x < window.width) & (y >= 0) & (y < window.height)
-        inside, replace = delayed(m, inside, wait), delayed(m, begins_window, wait)
-        complete = delayed(m, advance & window_done, wait + 1, reset=True)
+        inside, replace, moving = delayed(m, inside, wait), delayed(m, begins_window, wait + 1), delayed(m, advance, wait + 1)
+        complete = delayed(m, advance & window_done, wait + 2, reset=True)
 
         maximum = Signal(_Beat, reset_less=True)
         staged = data.View(_Beat, Cat(ram.read_data for ram in rams))
-        moving = delayed(m, advance, wait)
         for k in range(PLANE):
-            code = Mux(inside, staged[k], Const(-128, signed(8)))
+            code = delayed(m, Mux(inside, staged[k], Const(-128, signed(8))), name=f"code{k}")
             with m.If(moving & (replace | (code > maximum[k]))):
                 m.d.sync += maximum[k].eq(code)
 
@@ -194,7 +203,7 @@ class StoreUnit(wiring.Component):
         wiring.connect(m, queue.o, wiring.flipped(self.beats))
         m.d.comb += [queue.i.valid.eq(complete), queue.i.payload.eq(maximum)]
         m.d.sync += credit.eq(credit + (self.beats.valid & self.beats.ready) - (advance & window_done))
-        return ~reading, credit == _QUEUED_BEATS
+        return ~reading, credits_full
 
     def _run(self, m, store, start):
         """Runs of a STORE into `runs`. Returns whether all have been taken."""

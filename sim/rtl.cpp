@@ -90,11 +90,11 @@ struct Board {
     }
 
     void reset() {
-        memory.reset();
         top.s_axil_arvalid = top.s_axil_awvalid = top.s_axil_wvalid = 0;
         top.s_axil_rready = top.s_axil_bready = 1;
         top.rst = 1;
         for (int i = 0; i < 8; i++) step();
+        memory.reset();  // the engine no longer asks for anything
         top.rst = 0;
         step();
     }

@@ -4,7 +4,7 @@ import cocotb
 import numpy as np
 import pytest
 from bench import parameters, reset, run_cocotb, stream_put
-from cocotb.triggers import RisingEdge
+from cocotb.triggers import ClockCycles, RisingEdge
 
 from celosia.hw.config import get_config
 from celosia.hw.isa import Opcode, Unit, encode
@@ -143,6 +143,7 @@ async def store_all(dut, config, rng, staging, instruction_probability, beat_pro
         dut.runs__ready.value = int(rng.random() < run_probability)
         cycle += 1
         assert cycle < 200_000
+    await RisingEdge(dut.clk)  # `busy` is a cycle late
     for _ in range(4):
         await RisingEdge(dut.clk)
         assert dut.control__busy.value == 0
@@ -187,6 +188,7 @@ async def streams(dut):
     dut.beats__ready.value = dut.runs__ready.value = 1
     window = encode(Opcode.STORE_WINDOW, kernel_x=1, kernel_y=1, stride_x=1, stride_y=1, width=10, height=10, pitch=10)
     await stream_put(dut, "instruction", [window])
+    await ClockCycles(dut.clk, 16)
     store = encode(Opcode.STORE, rows=10, columns=10, last_plane=1, row_stride=10, plane_stride=100)
     taken = cocotb.start_soon(stream_put(dut, "instruction", [store, store]))
     start, times = None, []
