@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from .config import AcceleratorConfig
 from .interfaces import Axi4Lite
-from .isa import Base, Unit
+from .isa import LENGTH_BITS, Base, Unit
 from .registers import MAGIC, VERSION, WRITABLE, Command, ErrorCode, Register, Snapshot, Status
 
 __all__ = ["Control", "EngineControl", "EngineState"]
@@ -29,7 +29,8 @@ class EngineControl(wiring.Signature):
 
     def __init__(self):
         super().__init__({
-            "reset": Out(1, init=1), "halt": Out(1), "start": Out(1), "program": Out(32), "length": Out(24), "bases": Out(data.ArrayLayout(32, len(Base))),
+            "reset": Out(1, init=1), "halt": Out(1), "start": Out(1), "program": Out(32), "length": Out(LENGTH_BITS),
+            "bases": Out(data.ArrayLayout(32, len(Base))),
         })
 
 
@@ -39,7 +40,7 @@ class EngineState(wiring.Signature):
 
     def __init__(self):
         super().__init__({
-            "done": Out(1), "error": Out(ErrorCode), "index": Out(24), "read_error": Out(1), "write_error": Out(1), "idle": Out(1),
+            "done": Out(1), "error": Out(ErrorCode), "index": Out(LENGTH_BITS), "read_error": Out(1), "write_error": Out(1), "idle": Out(1),
             "retire": Out(len(Unit)), "retired": Out(32).array(len(Unit)), "pending": Out(len(Unit)), "snapshot": Out(Snapshot),
             "active": Out(1), "read_beat": Out(1), "write_beat": Out(1), "saturated": Out(3),
         })

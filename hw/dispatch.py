@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from .dma import Beats
 from .fifo import Queue
 from .interfaces import BEAT_BITS, Instructions, Run, UnitControl
-from .isa import EDGES, INSTRUCTION_BITS, Header, Opcode, Unit, unit_of
+from .isa import EDGES, INSTRUCTION_BITS, LENGTH_BITS, Header, Opcode, Unit, unit_of
 from .registers import ErrorCode
 
 __all__ = ["Dispatcher"]
@@ -34,14 +34,14 @@ class Dispatcher(wiring.Component):
 
     start: In(1)
     program: In(32)
-    length: In(24)
+    length: In(LENGTH_BITS)
     runs: Out(stream.Signature(Run))
     beats: In(Beats())
     instruction: Out(Instructions).array(len(Unit))
     control: In(UnitControl()).array(len(Unit))
     done: Out(1)
     error: Out(ErrorCode)
-    index: Out(24)
+    index: Out(LENGTH_BITS)
     retired: Out(32).array(len(Unit))
     waiting: Out(len(Unit)).array(len(Unit))
     pending: Out(len(Unit))
@@ -66,7 +66,7 @@ class Dispatcher(wiring.Component):
 
     def _fetch(self, m, fetched):
         """Ask for runs as long as there is room for their beats."""
-        left = Signal(24)  # instructions
+        left = Signal(LENGTH_BITS)  # instructions
         some, full = Signal(), Signal()  # that many: at least one, at least a run; a cycle behind, for `left` changes every other cycle at most
         beat = Signal(29)
         room = Signal(range(FETCH_RUNS + 1), init=FETCH_RUNS)  # runs

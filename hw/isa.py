@@ -17,10 +17,12 @@ A count stored as `n` is written as it is; the fields called `last_…` hold the
 from amaranth.hdl import signed, unsigned
 from amaranth.lib import data, enum
 
-__all__ = ["EDGES", "INSTRUCTIONS", "Base", "Compute", "ComputeStrides", "ComputeWindow", "Drain", "Header", "LoadMap", "LoadWeights", "Opcode",
+__all__ = ["EDGES", "INSTRUCTIONS", "LENGTH_BITS", "Base", "Compute", "ComputeStrides", "ComputeWindow", "Drain", "Header", "LoadMap", "LoadWeights", "Opcode",
            "Store", "StoreWindow", "End", "Unit", "decode", "encode", "unit_of"]
 
 INSTRUCTION_BITS = 128
+#: Bits of the number of instructions of a program.
+LENGTH_BITS = 24
 
 
 class Unit(enum.IntEnum, shape=3):

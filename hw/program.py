@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from .config import PLANE, AcceleratorConfig
-from .isa import Base
+from .isa import LENGTH_BITS, Base
 from .network import Network, read_tensors, write_tensors
 
 __all__ = ["Fold", "Placement", "Program", "ProgramError"]
@@ -88,7 +88,7 @@ def place_regions(sizes: dict[Base, int]) -> tuple[dict[Base, int], int]:
 
 @dataclass(kw_only=True)
 class Program:
-    """A network compiled for one configuration and batch size.
+    """A network compiled for one configuration and batch size. Raises :exc:`ProgramError` if it has more instructions than the engine can count.
 
     Four regions of memory have a base register each: WEIGHTS holds `image`, MAPS the intermediate maps, INPUT and OUTPUT
     the network's own. Their sizes in bytes are `sizes`.
@@ -110,6 +110,11 @@ class Program:
     stores: list[int]
     #: Per layer: {"compute": cycles, "memory": cycles, "bytes": bytes, "bound": cycles}, the compiler's estimate.
     estimates: list[dict]
+
+    def __post_init__(self):
+        if not 0 <= self.instructions < 1 << LENGTH_BITS:
+            raise ProgramError(f"program {self.network.name} has {self.instructions:,} instructions, the engine counts {(1 << LENGTH_BITS) - 1:,} at most; "
+                               "compile it for a smaller batch, or cut the network in two")
 
     @property
     def macs(self) -> int:

@@ -10,6 +10,7 @@ from celosia.host.compile import compile, plan_network
 from celosia.host.errors import CompileError
 from celosia.hw import isa
 from celosia.hw.config import CONFIGS, AcceleratorConfig, get_config
+from celosia.hw.control import EngineControl
 from celosia.hw.isa import Base, Opcode, Unit
 from celosia.hw.network import Pool, Residual, read_tensors, write_tensors
 from celosia.hw.program import Program, ProgramError, pack_map, unpack_map
@@ -102,7 +103,8 @@ def test_a_program_survives_its_file(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [
-    lambda header: header.update(instructions=10**6), lambda header: header["sizes"].update(INPUT=8), lambda header: header.update(inputs=[]),
+    lambda header: header.update(instructions=10**6), lambda header: header.update(instructions=1 << 24), lambda header: header["sizes"].update(INPUT=8),
+    lambda header: header.update(inputs=[]),
     lambda header: header["stores"].pop(), lambda header: header["config"].update(outputs=3), lambda header: header.update(config=3),
 ])
 def test_a_damaged_program_is_refused(tmp_path, damage):
@@ -113,6 +115,14 @@ def test_a_damaged_program_is_refused(tmp_path, damage):
     write_tensors(path, "celp", header, arrays)
     with pytest.raises(ProgramError, match=r"p\.celp: is damaged .*compile it again"):
         Program.load(path)
+
+
+def test_more_instructions_than_the_engine_counts_are_refused():
+    program = compile(random_network(3, largest=10), "tiny")
+    largest = (1 << EngineControl().members["length"].shape) - 1
+    assert replace(program, instructions=largest).instructions == largest
+    with pytest.raises(ProgramError, match="program random has 16,777,216 instructions, the engine counts 16,777,215 at most; compile it for a smaller batch"):
+        replace(program, instructions=largest + 1)
 
 
 def test_a_map_too_large_for_the_instructions_names_the_layer():
