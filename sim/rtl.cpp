@@ -3,6 +3,7 @@
 #include "sdram.hpp"
 #include "verilated.h"
 #if VM_TRACE
+#include <cerrno>
 #include "verilated_vcd_c.h"
 #endif
 
@@ -10,25 +11,48 @@ namespace {
 
 constexpr unsigned answer_cycles = 1000;  // the control port answers within
 constexpr unsigned poll_cycles = 64;      // between reads of the status register
-constexpr unsigned store_unit = 4;        // isa.Unit.STORE
+constexpr unsigned units = 5;             // isa.Unit
+constexpr unsigned beat_written = units;  // an event beside their retirements: the memory takes a beat
 
 enum Outcome { running, ended, control_stuck, bus_violation };
+
+#if VM_TRACE
+// Verilator ends the process when a waveform cannot be written; this keeps the reason and lets the run go on.
+struct VcdFile : VerilatedVcdFile {
+    int error = 0;
+
+    ssize_t write(const char* bytes, ssize_t length) override {
+        if (error) return length;
+        const ssize_t written = VerilatedVcdFile::write(bytes, length);
+        if (written >= 0 || errno == EAGAIN || errno == EINTR) return written;
+        error = errno;
+        return length;
+    }
+};
+#endif
+
+// The `count`-th occurrence of an event: `beat_written`, or unit `event` retires an instruction.
+struct Mark {
+    uint32_t event, count;
+};
 
 struct Board {
     VerilatedContext context;
     Vtop top{&context, "top"};
     Memory memory;
     uint64_t cycle = 0, started = 0;
-    uint32_t stores = 0, mark = 0, marks = 0;
-    const uint32_t* thresholds = nullptr;
+    uint32_t counts[units + 1] = {}, marks = 0;
+    const Mark* mark = nullptr;
     uint64_t* stamps = nullptr;
     struct {
         bool aw, w, b, ar, r;
     } taken{};
     uint32_t read_value = 0, response = 0;
 #if VM_TRACE
-    VerilatedVcdC vcd;
-    uint64_t trace_first = 0, trace_last = 0;
+    VcdFile file;
+    VerilatedVcdC vcd{&file};
+    uint64_t trace_first = 0, trace_last = 0, traced = 0;
+    enum { not_yet, tracing, over } trace = not_yet;  // the first run
 #endif
 
     explicit Board(const Memory& memory) : memory(memory) {}
@@ -47,7 +71,7 @@ struct Board {
         top.m_axi_bresp = pins.bresp;
         top.clk = 0;
         top.eval();
-        dump(2 * cycle);
+        dump(0);
         pins.araddr = top.m_axi_araddr;
         pins.arlen = top.m_axi_arlen;
         pins.arsize = top.m_axi_arsize;
@@ -69,23 +93,37 @@ struct Board {
                  bool(top.s_axil_arvalid & top.s_axil_arready), bool(top.s_axil_rvalid & top.s_axil_rready)};
         if (taken.r) read_value = top.s_axil_rdata, response = top.s_axil_rresp;
         if (taken.b) response = top.s_axil_bresp;
-        if (top.trace_retired >> store_unit & 1) retire_store();
+        if (const uint32_t events = top.trace_retired | (pins.wvalid & pins.wready) << beat_written) count(events);
         top.clk = 1;
         top.eval();
-        dump(2 * cycle + 1);
+        dump(1);
         cycle++;
     }
 
-    void retire_store() {
-        stores++;
-        while (mark < marks && stores >= thresholds[mark]) stamps[mark++] = cycle - started;
+    void count(uint32_t events) {
+        for (unsigned event = 0; event <= units; event++) counts[event] += events >> event & 1;
+        for (uint32_t i = 0; i < marks; i++) {
+            if (events >> mark[i].event & 1 && counts[mark[i].event] == mark[i].count) stamps[i] = cycle - started;
+        }
     }
 
-    void dump(uint64_t time) {
+    // The run is over: its marks belong to the caller again.
+    void stop() {
+        marks = 0;
 #if VM_TRACE
-        if (cycle >= trace_first && cycle < trace_last) vcd.dump(time);
+        if (trace == tracing) trace = over;
+#endif
+    }
+
+    // The present cycle's first or second half.
+    void dump(unsigned half) {
+#if VM_TRACE
+        const uint64_t now = cycle - started;
+        if (trace != tracing || now < trace_first || now >= trace_last) return;
+        vcd.dump(2 * now + half);
+        traced += half;
 #else
-        (void)time;
+        (void)half;
 #endif
     }
 
@@ -132,24 +170,31 @@ Board* board_open(uint8_t* bytes, uint64_t size, int kind, unsigned pause, uint6
 }
 
 // Resets the engine and whatever the memory had outstanding.
-void board_reset(Board* board) { board->reset(); }
+void board_reset(Board* board) {
+    board->stop();
+    board->reset();
+}
 
 void board_close(Board* board) {
-#if VM_TRACE
-    board->vcd.close();
-#endif
     board->top.final();
     delete board;
 }
 
 #if VM_TRACE
-// Writes the waveform of the cycles first … last − 1, counted from the opening of the board, two time steps each.
+// Writes the waveform of the cycles first … last − 1 of the first run, counted from its `board_mark`, two time steps each.
 void board_trace(Board* board, const char* path, uint64_t first, uint64_t last) {
     board->context.traceEverOn(true);
     board->top.trace(&board->vcd, 99);
     board->vcd.open(path);
     board->trace_first = first;
     board->trace_last = last;
+}
+
+// Completes the waveform. Returns 0 or the errno of what could not be written.
+int board_trace_end(Board* board, uint64_t* cycles) {
+    board->vcd.close();
+    *cycles = board->traced;
+    return board->file.error;
 }
 #endif
 
@@ -164,26 +209,31 @@ int board_write(Board* board, uint32_t address, uint32_t value) {
     return board->access(address, true, value) ? int(board->response) : -1;
 }
 
-// From here on cycles are counted, and the one is noted in which the STORE unit retires its thresholds[i]-th instruction.
+// From here on cycles are counted, and the one is noted in which mark[i] comes true; what stamps[i] held stays if it never does.
 // The memory, which must be idle, begins anew, so that equal runs take equally long.
-void board_mark(Board* board, const uint32_t* thresholds, uint32_t count, uint64_t* stamps) {
+void board_mark(Board* board, const Mark* mark, uint32_t count, uint64_t* stamps) {
     board->memory.reset();
     board->started = board->cycle;
-    board->stores = board->mark = 0;
+    for (uint32_t& count : board->counts) count = 0;
     board->marks = count;
-    board->thresholds = thresholds;
+    board->mark = mark;
     board->stamps = stamps;
+#if VM_TRACE
+    board->trace = board->trace == Board::not_yet ? Board::tracing : Board::over;
+#endif
 }
 
 // Clocks until bit 0 of the register `status` falls, at most about `cycles`; returns an Outcome.
 int board_run(Board* board, uint64_t cycles, uint32_t status) {
-    for (const uint64_t end = board->cycle + cycles; board->cycle < end;) {
+    int outcome = running;
+    for (const uint64_t end = board->cycle + cycles; outcome == running && board->cycle < end;) {
         for (unsigned i = 0; i < poll_cycles; i++) board->step();
-        if (!board->access(status, false, 0)) return control_stuck;
-        if (board->memory.violation) return bus_violation;
-        if (!(board->read_value & 1)) return ended;
+        if (!board->access(status, false, 0)) outcome = control_stuck;
+        else if (board->memory.violation) outcome = bus_violation;
+        else if (!(board->read_value & 1)) outcome = ended;
     }
-    return running;
+    if (outcome != running) board->stop();
+    return outcome;
 }
 
 uint64_t board_cycles(const Board* board) { return board->cycle - board->started; }

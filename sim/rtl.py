@@ -8,7 +8,7 @@ import ctypes
 import hashlib
 import importlib.metadata
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +20,19 @@ from ..hw.program import Program, map_bytes, pack_map, unpack_map
 from ..hw.registers import MAGIC, VERSION, Command, ErrorCode, Register, Status
 from .device import DeviceError, RunResult, check_inputs
 from .verilate import BuildError, cache_folder, fast_verilog, verilate
+from .waveform import VCD_CYCLES, WaveformFile
 
-__all__ = ["RtlDevice", "build"]
+__all__ = ["BEAT_WRITTEN", "RtlDevice", "build"]
 
+#: The event of :meth:`RtlDevice.stamps` that is not a unit's: the memory takes a beat. Beats come in the order of the STORE instructions.
+BEAT_WRITTEN = len(Unit)
 #: Memory models of `sdram.hpp`: name → (kind, of 256 the probability of a pause).
 MEMORIES = {"ideal": (0, 0), "sdram": (1, 0), "ideal-pauses": (0, 96), "sdram-pauses": (1, 96)}
 #: Cycles without a retired instruction after which the engine gives up; the longest tile takes fewer.
 WATCHDOG_CYCLES = 1 << 22
 _COUNTERS = [register for register in Register if Register.CYCLES <= register <= Register.RETIRED_STORE and register != Register.SNAPSHOT]
 _BASES = {Base.WEIGHTS: Register.BASE_WEIGHTS, Base.MAPS: Register.BASE_MAPS, Base.INPUT: Register.BASE_INPUT, Base.OUTPUT: Register.BASE_OUTPUT}
+_MARK = np.dtype([("event", np.uint32), ("count", np.uint32)])  # as in rtl.cpp
 _ENDED, _CONTROL_STUCK, _BUS_VIOLATION = 1, 2, 3
 _SECONDS_A_CALL = 0.2
 
@@ -76,35 +80,36 @@ class RtlDevice:
     """Runs programs on the RTL of `config`, cycle by cycle; a context manager.
 
     memory: "sdram" (the board's, with its costs), "ideal" (a beat a cycle), either with "-pauses" (random ones, from `seed`).
-    vcd: a file for the waveform of the cycles in `vcd_range`, counted from the opening; needs a build of its own and is slow.
+    vcd: a file for the waveform of the first run; needs a build of its own and is slow. `vcd_range`: its first cycle and the one after its last, counted from the
+    program's start as those of layers and `stamps` are; cycle n is the time steps 2n, with its values, and 2n + 1, after the clock's edge.
     progress: called about every 0.2 s with the cycles done and the cycles per second. verilog: other hardware with the same ports.
     limit_cycles: after which a run is given up. Raises :exc:`DeviceError` if the device cannot be built or is not what `config` describes.
     """
 
     name = "rtl"
 
-    def __init__(self, config: AcceleratorConfig, memory: str = "sdram", *, vcd: "str | Path | None" = None, vcd_range: tuple[int, int] = (0, 1_000_000),
+    def __init__(self, config: AcceleratorConfig, memory: str = "sdram", *, vcd: "str | Path | None" = None, vcd_range: tuple[int, int] = (0, VCD_CYCLES),
                  progress: "Callable[[int, float], None] | None" = None, limit_cycles: int = 10**10, seed: int = 1, verilog: "str | None" = None):
         if memory not in MEMORIES:
             raise DeviceError(f"memory must be one of {', '.join(MEMORIES)}, not {memory!r}")
+        if not 0 <= vcd_range[0] < vcd_range[1] < 1 << 64:
+            raise DeviceError(f"vcd_range must be the first cycle and the one after the last, not {vcd_range!r}")
         self.config = config
+        #: First cycle of the waveform and the one after its last, once the device is closed; None if there is no file.
+        self.waveform: tuple[int, int] | None = None
         self._progress, self._limit = progress, limit_cycles
         try:
             path = _build(verilog, bool(vcd)) if verilog else build(config, trace=bool(vcd))
         except (RuntimeError, OSError) as error:
             raise DeviceError(f"the RTL of config {config.name} could not be built: {error}") from error
-        if vcd:
-            try:
-                Path(vcd).write_bytes(b"")  # Verilator would be silent
-            except OSError as error:
-                raise DeviceError(f"the waveform {vcd} cannot be written: {error.strerror}") from None
+        self._vcd, self._vcd_first = WaveformFile(vcd) if vcd else None, vcd_range[0]
         self._library = _load(path)
         # Random, so that nobody relies on zeros.
         self._memory = np.random.default_rng(seed).integers(0, 256, config.memory_bytes, np.uint8)
         self._board = self._library.board_open(self._memory.ctypes.data, self._memory.nbytes, *MEMORIES[memory], seed)
         self._resident = None
         if vcd:
-            self._library.board_trace(self._board, str(vcd).encode(), *vcd_range)
+            self._library.board_trace(self._board, str(self._vcd.temporary).encode(), *vcd_range)
         try:
             self._reset()
             self._identify()
@@ -119,16 +124,41 @@ class RtlDevice:
         self.close()
 
     def close(self) -> None:
-        """Free the simulator; the waveform is complete after it."""
-        if self._board:
-            self._library.board_close(self._board)
-            self._board = None
+        """Free the simulator. The waveform has its name after it, unless its cycles were not reached or the run was interrupted.
+
+        Raises :exc:`DeviceError` if it could not be written.
+        """
+        if self._board is None:
+            return
+        board, self._board = self._board, None
+        try:
+            if self._vcd:
+                cycles = ctypes.c_uint64()
+                error = self._library.board_trace_end(board, ctypes.byref(cycles))
+                if self._vcd.finish(error, cycles.value):
+                    self.waveform = self._vcd_first, self._vcd_first + cycles.value
+        finally:
+            self._library.board_close(board)
 
     def run_program(self, program: Program, inputs: list[np.ndarray]) -> RunResult:
         """Run a program on int8 codes (N, C, H, W), one array per input. The image is written only if it is not the last program's.
 
         Raises :exc:`DeviceError` if inputs or memory do not fit, the engine reports an error, or it does not come to its end.
         """
+        bases = self._place(program, inputs)
+        stamps, counters = self._run(program, bases, [(Unit.STORE, count) for count in program.stores])
+        cycles = counters.pop("cycles")
+        ends = [*stamps[:-1], cycles]
+        return RunResult(outputs=[self._output(program, placement, bases) for placement in program.outputs], cycles=cycles,
+                         layers=[end - start for start, end in zip([0, *ends], ends)], counters=counters)
+
+    def stamps(self, program: Program, inputs: list[np.ndarray], marks: Sequence[tuple[int, int]]) -> list[int]:
+        """Run a program as :meth:`run_program` does; for each mark (event, count ≥ 1) the cycle in which the event occurs for the count-th time, 0 if never.
+        Events are BEAT_WRITTEN and the units: one retires an instruction."""
+        return self._run(program, self._place(program, inputs), marks)[0]
+
+    def _place(self, program, inputs):
+        """Program and inputs into memory; returns the bases of its regions."""
         if self._board is None:
             raise DeviceError("the device is closed")
         program.check_config(self.config)
@@ -144,16 +174,18 @@ class RtlDevice:
             folded = placement.fold.apply(codes, tensor.zero_point) if placement.fold else codes
             packed = pack_map(folded).view(np.uint8).ravel()
             self._memory[bases[placement.base] + placement.offset :][: packed.size] = packed
+        return bases
+
+    def _run(self, program, bases, marks):
+        """The stamps of a run's marks, and its counters."""
         try:
-            layers = self._execute(program, bases)
-            counters = {register.name.lower(): self._read(register) for register in _COUNTERS}
-        except BaseException:
+            return self._execute(program, bases, marks), {register.name.lower(): self._read(register) for register in _COUNTERS}
+        except BaseException as error:
+            # A run that stopped by itself is what a waveform is wanted for.
+            if self._vcd and not isinstance(error, DeviceError):
+                self._vcd.discard()
             self._reset()
             raise
-        cycles = counters.pop("cycles")
-        ends = [*layers[:-1], cycles]
-        return RunResult(outputs=[self._output(program, placement, bases) for placement in program.outputs], cycles=cycles,
-                         layers=[int(end - start) for start, end in zip([0, *ends], ends)], counters=counters)
 
     def _identify(self):
         for register, expected in [(Register.MAGIC, MAGIC), (Register.VERSION, VERSION), (Register.CONFIG, self.config.hash)]:
@@ -165,14 +197,14 @@ class RtlDevice:
         start = bases[placement.base] + placement.offset
         return unpack_map(self._memory[start : start + map_bytes(program.batch, shape)], program.batch, shape)
 
-    def _execute(self, program, bases):
-        """Start and wait; returns the cycle at the end of each layer."""
+    def _execute(self, program, bases, marks):
+        """Start and wait; returns the cycle of each mark."""
         for base, register in _BASES.items():
             self._write(register, bases[base])
         self._write(Register.PROGRAM, bases[Base.WEIGHTS] + program.code_offset)
         self._write(Register.INSTRUCTIONS, program.instructions)
         self._write(Register.WATCHDOG, WATCHDOG_CYCLES)
-        marks = np.array(program.stores, np.uint32)
+        marks = np.array(marks, _MARK)
         stamps = np.zeros(len(marks), np.uint64)
         self._library.board_mark(self._board, marks.ctypes.data, len(marks), stamps.ctypes.data)
         self._write(Register.COMMAND, Command.const({"start": 1}).as_bits())
@@ -180,7 +212,7 @@ class RtlDevice:
         status = Status.from_bits(self._read(Register.STATUS))
         if status.error != ErrorCode.NONE:
             raise DeviceError(f"program {program.network.name} stopped after {self._cycles()} cycles: {self._explain(program, status)}")
-        return stamps
+        return stamps.tolist()
 
     def _wait(self, program):
         """Clock until the engine is no longer busy; in pieces, so that Ctrl-C and progress get their turn."""
@@ -246,7 +278,7 @@ def _load(path):
         "board_read": (ctypes.c_int, [pointer, u32, pointer]), "board_write": (ctypes.c_int, [pointer, u32, u32]),
         "board_mark": (None, [pointer, pointer, u32, pointer]), "board_run": (ctypes.c_int, [pointer, u64, u32]),
         "board_cycles": (u64, [pointer]), "board_violation": (ctypes.c_char_p, [pointer, pointer]),
-        "board_trace": (None, [pointer, ctypes.c_char_p, u64, u64]),
+        "board_trace": (None, [pointer, ctypes.c_char_p, u64, u64]), "board_trace_end": (ctypes.c_int, [pointer, pointer]),
     }
     for name, (result, arguments) in signatures.items():
         if function := getattr(library, name, None):

@@ -1,5 +1,7 @@
 """The device around the RTL, with hardware in its place that only copies its input to its output, 16 beats an "instruction"."""
 
+import resource
+
 import numpy as np
 import pytest
 from amaranth.hdl import Module, Signal
@@ -14,7 +16,7 @@ from celosia.hw.network import Network, Tensor
 from celosia.hw.program import Placement, Program
 from celosia.hw.registers import MAGIC, VERSION, Command, ErrorCode, Register, Status
 from celosia.sim.device import DeviceError
-from celosia.sim.rtl import MEMORIES, WATCHDOG_CYCLES, RtlDevice
+from celosia.sim.rtl import BEAT_WRITTEN, MEMORIES, WATCHDOG_CYCLES, RtlDevice
 
 CONFIG = get_config("tiny")
 BURST = 16
@@ -209,6 +211,66 @@ def test_vcd(verilog, tmp_path):
         device.run_program(make_program(), [codes()])
     text = path.read_text()
     assert "m_axi_araddr" in text and "#200" in text and "#399" in text and "#400" not in text and "#199\n" not in text
+    assert device.waveform == (100, 200) and list(tmp_path.iterdir()) == [path]
+
+
+def test_vcd_holds_the_first_run_from_its_start_to_its_end(verilog, tmp_path):
+    path = tmp_path / "dump.vcd"
+    with RtlDevice(CONFIG, verilog=verilog, vcd=path) as device:
+        cycles = device.run_program(make_program(), [codes()]).cycles
+        device.run_program(make_program(16, batch=2), [codes(2)])
+    times = [int(line[1:]) for line in path.read_text().splitlines() if line.startswith("#")]
+    first, end = device.waveform
+    assert times == list(range(2 * end)) and first == 0 and cycles <= end < cycles + 100
+
+
+def test_vcd_of_a_run_that_has_stopped(verilog, tmp_path):
+    with RtlDevice(CONFIG, verilog=verilog, vcd=tmp_path / "dump.vcd", vcd_range=(9000, 9100), limit_cycles=10_000) as device, pytest.raises(DeviceError):
+        device.run_program(make_program(0), [codes()])
+    assert device.waveform == (9000, 9100) and (tmp_path / "dump.vcd").stat().st_size > 0
+
+
+def test_no_vcd_of_an_interrupted_run(verilog, tmp_path):
+    def interrupt(cycles, rate):
+        raise KeyboardInterrupt
+
+    with RtlDevice(CONFIG, verilog=verilog, vcd=tmp_path / "dump.vcd", progress=interrupt) as device, pytest.raises(KeyboardInterrupt):
+        device.run_program(make_program(0), [codes()])
+    assert device.waveform is None and not list(tmp_path.iterdir())
+
+
+def test_no_vcd_without_its_cycles(verilog, tmp_path):
+    (tmp_path / "dump.vcd").write_text("of another run")
+    with RtlDevice(CONFIG, verilog=verilog, vcd=tmp_path / "dump.vcd", vcd_range=(100_000, 100_001)) as device:
+        device.run_program(make_program(), [codes()])
+    assert device.waveform is None and (tmp_path / "dump.vcd").read_text() == "of another run"
+
+
+def test_vcd_larger_than_the_room_for_it(verilog, tmp_path):
+    device = RtlDevice(CONFIG, verilog=verilog, vcd=tmp_path / "dump.vcd")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        assert (device.run_program(make_program(), [codes()]).outputs[0] == codes()).all()
+        with pytest.raises(DeviceError, match=r"waveform .*dump\.vcd cannot be written: File too large"):
+            device.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_stamps(verilog):
+    with RtlDevice(CONFIG, verilog=verilog) as device:
+        result = device.run_program(make_program(), [codes()])
+        stamps = device.stamps(make_program(), [codes()], [(Unit.STORE, 8), (Unit.STORE, 4), (Unit.STORE, 9), (BEAT_WRITTEN, 4 * BURST), (BEAT_WRITTEN, 4 * BURST + 1)])
+    assert stamps[1] == result.layers[0] and result.layers[0] < stamps[0] < result.cycles + 20 and stamps[2] == 0
+    assert stamps[3] < stamps[1] < stamps[4], "a STORE retires when its last beat has been written"
+
+
+@pytest.mark.parametrize("range_", [(5, 5), (5, 4), (-1, 4)])
+def test_vcd_range(range_):
+    with pytest.raises(DeviceError, match="vcd_range must be the first cycle and the one after the last, not"):
+        RtlDevice(CONFIG, vcd="x.vcd", vcd_range=range_)
 
 
 def test_vcd_in_no_folder(verilog, tmp_path):
