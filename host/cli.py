@@ -1,5 +1,7 @@
 """The command line. Reports go to stdout, logs and progress to stderr; a user's error is one sentence and exit code 2."""
 
+import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +10,7 @@ import typer
 from . import recipe_commands
 from .console import call, emit, progress_bar, table
 from .errors import CelosiaError
-from .options import Batch, Calibrate, Config, DeviceName, Inputs, Json, Model, Trust, Weights
+from .options import Batch, Calibrate, Config, DeviceName, Inputs, Json, Model, Trust, Vcd, VcdCycles, Weights
 
 __all__ = ["app", "main"]
 
@@ -151,7 +153,8 @@ def run(
     config: Config = None,
     batch: Batch = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Draw the images with their predictions into this picture.")] = None,
-    vcd: Annotated[Path | None, typer.Option(help="Write the waveform of the run (device rtl).")] = None,
+    vcd: Vcd = None,
+    vcd_cycles: VcdCycles = None,
     as_json: Json = False,
 ) -> None:
     """Run a model on a device."""
@@ -161,6 +164,9 @@ def run(
 
     if vcd and device != "rtl":
         raise CelosiaError(f"--vcd: device {device!r} has no waveform; give --device rtl")
+    if vcd:
+        _expect_folder(vcd)
+    window = _window(vcd_cycles, vcd)
     if output:
         _expect_folder(output)
         images.expect_format(output)
@@ -168,11 +174,13 @@ def run(
     program, chosen = _program(model, config, batch)
     samples = load_inputs(model, program.network, inputs or (), program.batch)
     watch.lap("prepare")
-    with progress_bar(f"run {model} on {device}") as progress, _open(device, chosen, progress, vcd) as opened:
+    with progress_bar(f"run {model} on {device}") as progress, _open(device, chosen, progress, **window) as opened:
         watch.lap("open")
         result = opened.run(program, samples.images)
         watch.lap("run")
     report = run_report(model, opened, program, result, samples.names, watch.seconds)
+    if vcd:
+        _tell_waveform(vcd, report["waveform"], result)
     if output:
         captions = [row["class"] for row in report["predictions"]] or samples.names
         images.draw(output, samples.images, captions, program.network.preprocess)
@@ -195,9 +203,10 @@ def diff(
     devices: Annotated[str, typer.Option(help="Two devices, separated by a comma.")] = "golden,rtl",
     config: Config = None,
     batch: Batch = None,
+    vcd: Vcd = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two devices: the first differing layer, image, channel and pixel. Exit code 1 if they differ."""
+    """Compare two devices: the first differing layer, image, channel and pixel, and a waveform around it. Exit code 1 if they differ."""
     from .report import compare
     from .source import compile_network
     from .source import inputs as load_inputs
@@ -205,10 +214,14 @@ def diff(
     names = [name.strip() for name in devices.split(",")]
     if len(names) != 2:
         raise CelosiaError(f"--devices must name two devices separated by a comma, not {devices!r}")
+    if vcd and "rtl" not in names:
+        raise CelosiaError(f"--vcd: neither device of --devices {devices} has a waveform; name rtl as one of them")
+    if vcd:
+        _expect_folder(vcd)
     program, _ = _program(model, config, batch)
     samples = load_inputs(model, program.network, inputs or (), program.batch)
     with progress_bar(f"diff {model}") as progress:
-        report = compare(program.network, program, names, samples.images, compile_network, progress=progress)
+        report = compare(program.network, program, names, samples.images, compile_network, vcd, progress=progress)
     if as_json:
         emit(report)
     elif report["equal"]:
@@ -220,6 +233,8 @@ def diff(
         print(f"{names[0]} and {names[1]} differ first in layer {found['layer']}, image {found['image']}, channel {found['channel']}, "
               f"pixel ({found['y']}, {found['x']}): {' and '.join(map(str, found['values'].values()))}; "
               f"{found['different']:,} of {found['of']:,} values of that layer differ")
+    if vcd and not as_json:
+        print(_waveform(vcd, report))
     raise typer.Exit(0 if report["equal"] else 1)
 
 
@@ -262,10 +277,47 @@ def _program(model, config, batch):
     return program, asked or program.config
 
 
-def _open(name, config, progress, vcd=None):
+def _open(name, config, progress, **options):
     from .device import open_device
 
-    return open_device(name, config, **({"vcd": vcd, "progress": progress} if name == "rtl" else {}))
+    return open_device(name, config, **options, **({"progress": progress} if name == "rtl" else {}))
+
+
+def _window(text, vcd):
+    """The options of a device for the waveform of a run."""
+    if text is None:
+        return {"vcd": vcd} if vcd else {}
+    if not vcd:
+        raise CelosiaError("--vcd-cycles: there is no waveform; name its file with --vcd")
+    found = re.fullmatch(r"(\d{1,18}):(\d{1,18})", text)
+    first, last = map(int, found.groups()) if found else (0, -1)
+    if first > last:
+        raise CelosiaError(f"--vcd-cycles must be FIRST:LAST, for example 1000:1999, not {text!r}")
+    return {"vcd": vcd, "vcd_range": (first, last + 1)}
+
+
+def _tell_waveform(vcd, waveform, result):
+    """On stderr, which cycles of a run the file holds."""
+    cycles = result.cycles // result.runs
+    if not waveform:
+        raise CelosiaError(f"{vcd}: not written: the run took {cycles:,} cycles, fewer than --vcd-cycles begins at")
+    first, last = waveform.values()
+    of = f" of {cycles:,}" + (f" of the first of {result.runs} runs" if result.runs > 1 else "")
+    others = "; --vcd-cycles FIRST:LAST records others" if first or last + 1 < cycles else ""
+    print(f"{vcd}: cycles {first:,} to {last:,}{of}{others}", file=sys.stderr)
+
+
+def _waveform(vcd, report):
+    """What `diff` has to say of its waveform."""
+    waveform = report["waveform"]
+    if not waveform:
+        return f"{vcd}: not written: there is no differing pixel to show"
+    text = f"{vcd}: cycles {waveform['first_cycle']:,} to {waveform['last_cycle']:,}, in which the rtl computes and stores it"
+    if waveform["tile_first_cycle"] < waveform["first_cycle"]:
+        text += f", without the beginning of its tile from cycle {waveform['tile_first_cycle']:,}"
+    if waveform["value"] != report["difference"]["values"]["rtl"]:
+        text += f"; here it is {waveform['value']}: it depends on what ran before"
+    return text
 
 
 def _estimate(program):

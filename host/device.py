@@ -52,6 +52,11 @@ class Device:
         if close := getattr(self._engine, "close", None):
             close()
 
+    @property
+    def waveform(self) -> "tuple[int, int] | None":
+        """After the device is closed: the first cycle its waveform holds and the one after its last, counted from the start of the first run; None without one."""
+        return getattr(self._engine, "waveform", None)
+
     def run(self, program: Program, images: "np.ndarray | Sequence[np.ndarray]") -> Result:
         """Run a program on float images (N, C, H, W), one array per network input. N need not be the program's batch: the program runs
         as often as it takes, the last time with zeros behind.
@@ -75,6 +80,11 @@ class Device:
             counters=_total(result.counters or {} for result in results),
             runs=len(results),
         )
+
+    def stamps(self, program: Program, images: np.ndarray, marks: "Sequence[tuple[int, int]]") -> "list[int]":
+        """Run a program on one batch of images; the cycle of each mark, as :meth:`RtlDevice.stamps` describes. Device `rtl`."""
+        [codes] = _batches(program, _input_codes(program, images))
+        return self._engine.stamps(program, codes, marks)
 
 
 def open_device(name: str, config: "str | AcceleratorConfig" = "ulx3s-85f", **options) -> Device:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Batch", "Calibrate", "Config", "DeviceName", "Inputs", "Json", "Model", "Trust", "Weights"]
+__all__ = ["Batch", "Calibrate", "Config", "DeviceName", "Inputs", "Json", "Model", "Trust", "Vcd", "VcdCycles", "Weights"]
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Model = Annotated[str, typer.Argument(help="A zoo name, a .pt2, .celq or .celp file, or module:factory (runs its code).")]
@@ -14,5 +14,7 @@ Config = Annotated[str | None, typer.Option(help="A configuration of `celosia bo
 Batch = Annotated[int | None, typer.Option(min=1, help="Images that run together.", show_default="1")]
 DeviceName = Annotated[str, typer.Option(help="golden (the definition, no time) or rtl (the hardware, simulated).")]
 Weights = Annotated[Path | None, typer.Option(help="A .safetensors file with the state dict.")]
+Vcd = Annotated[Path | None, typer.Option(help="Write a waveform to this file (device rtl).")]
+VcdCycles = Annotated[str | None, typer.Option(metavar="FIRST:LAST", help="Cycles of the waveform, from the program's start.", show_default="0:9999")]
 Trust = Annotated[bool, typer.Option(help="Accept a .pt2 with pickled entries: runs their code.")]
 Calibrate = Annotated[list[Path] | None, typer.Option(help="Images to calibrate with: a folder or an .npz file; may be repeated.")]

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from ..hw.network import Network
 from ..hw.program import Program
 from .device import Device, Result, open_device
 from .errors import CelosiaError
+from .waveform import record
 
 __all__ = ["Stopwatch", "bench_report", "compare", "memory_report", "outputs_sha256", "predictions", "run_report"]
 
@@ -60,6 +62,7 @@ def run_report(model: str, device: Device, program: Program, result: Result, nam
         "outputs_sha256": outputs_sha256(result),
         "predictions": predictions(program.network, result, names),
         "stalls": _stalls(result),
+        "waveform": device.waveform and {"first_cycle": device.waveform[0], "last_cycle": device.waveform[1] - 1},
         "host_seconds": host_seconds,
     }
 
@@ -93,24 +96,27 @@ def memory_report(program: Program) -> dict:
     return {"regions": regions, "bytes": program.memory_bytes, "available": program.config.memory_bytes}
 
 
-def compare(network: Network, program: Program, names: "list[str]", images: np.ndarray, compile, **options) -> dict:
+def compare(network: Network, program: Program, names: "list[str]", images: np.ndarray, compile, vcd: "Path | None" = None, **options) -> dict:
     """Run a program on two devices; where their outputs differ, find the first layer, image, channel and pixel that do.
 
-    For that the network is compiled again with every layer's output as an output of its own.
+    For that the network is compiled again with every layer's output as an output of its own. `vcd`: where to write the waveform of `rtl`, one of the devices,
+    around that pixel, of the program so compiled.
     """
     first, second = (_codes(name, program, images, options) for name in names)
-    report = {"model": network.name, "devices": names, "config": program.config.name, "equal": _equal(first, second), "difference": None}
+    report = {"model": network.name, "devices": names, "config": program.config.name, "equal": _equal(first, second), "difference": None, "waveform": None}
     if report["equal"]:
         return report
     every = replace(network, outputs=[layer.output for layer in network.layers], output_shapes={})
     program = compile(every, program.config, program.batch)
     first, second = (_codes(name, program, images, options) for name in names)
-    for layer, one, other in zip(network.layers, first, second):
+    for index, (layer, one, other) in enumerate(zip(network.layers, first, second)):
         if not np.array_equal(one, other):
             image, channel, y, x = (int(index) for index in np.argwhere(one != other)[0])
             where = {"layer": layer.name, "tensor": layer.output, "image": image, "channel": channel, "y": y, "x": x}
             values = {name: int(codes[image, channel, y, x]) for name, codes in zip(names, (one, other))}
             report["difference"] = where | {"values": values, "different": int((one != other).sum()), "of": int(one.size)}
+            if vcd:
+                report["waveform"] = record(program, index, image, channel, y, x, images, vcd, **options)
             return report
     report["difference"] = {"layer": None, "reason": "every layer agrees when its output is kept: the devices differ only where maps share memory"}
     return report
