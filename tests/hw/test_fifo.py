@@ -15,7 +15,7 @@ async def keeps_order(dut):
     """Every element comes out once, in order, whoever hesitates; offered and shown elements stand still until they are taken."""
     await reset(dut)
     generator, held, shown = random.Random(1), deque(), None
-    most = 0
+    most, taken = 0, True
     for phase, (give, take) in enumerate([(1, 1), (1, 0.1), (0.1, 1), (0.5, 0.5), (1, 0), (0, 1)]):
         for _ in range(600):
             if not dut.i__valid.value or taken:
