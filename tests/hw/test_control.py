@@ -4,7 +4,6 @@ from bench import reset, run_cocotb
 from cocotb.triggers import ClockCycles, RisingEdge
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp
 
-from celosia.hw.build import to_verilog
 from celosia.hw.config import get_config
 from celosia.hw.control import Control
 from celosia.hw.isa import Unit
@@ -199,7 +198,7 @@ async def watchdog_names_the_unit(dut, case):
 
 @pytest.mark.parametrize("case", ["registers", "a_program_runs", "the_bus_settles_first", "errors_stop", "watchdog_names_the_unit"])
 def test_control(case):
-    run_cocotb(to_verilog(Control(CONFIG, build=0xB111D)), __file__, case, testcase=f"{case}(/.*)?")
+    run_cocotb(Control(CONFIG, build=0xB111D), __file__, case, testcase=f"{case}(/.*)?")
 
 
 def test_build_is_checked():

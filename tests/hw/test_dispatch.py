@@ -55,22 +55,22 @@ class Bench:
         dut, pending, cycle = self.dut, [], 0
         while True:
             taking = random.random() < self.probability
-            dut.runs__ready.value = int(taking)
-            dut.beats__valid.value = 0
+            dut.runs_ready.value = int(taking)
+            dut.beats_valid.value = 0
             if pending and pending[0][0] <= cycle and random.random() < self.probability:
-                dut.beats__valid.value, dut.beats__data.value = 1, pending.pop(0)[1]
+                dut.beats_valid.value, dut.beats_data.value = 1, pending.pop(0)[1]
             await RisingEdge(dut.clk)
             cycle += 1
-            if taking and dut.runs__valid.value:
-                run = Run.from_bits(dut.runs__payload.value.to_unsigned())
+            if taking and dut.runs_valid.value:
+                run = Run.from_bits(dut.runs_payload.value.to_unsigned())
                 first = (int(run.address) - PROGRAM) // 8
                 assert 0 <= first and first + int(run.beats) <= 2 * len(self.words), "fetched beyond the program"
                 pending += [(cycle + self.latency, self.words[beat // 2] >> 64 * (beat % 2) & (1 << 64) - 1) for beat in range(first, first + int(run.beats))]
 
     async def unit(self, unit):
         dut = self.dut
-        valid, ready, payload = (getattr(dut, f"instruction__{int(unit)}__{member}") for member in ("valid", "ready", "payload"))
-        post, retired, busy = (getattr(dut, f"control__{int(unit)}__{member}") for member in ("post", "retired", "busy"))
+        valid, ready, payload = (getattr(dut, f"instruction_{int(unit)}_{member}") for member in ("valid", "ready", "payload"))
+        post, retired, busy = (getattr(dut, f"control_{int(unit)}_{member}") for member in ("post", "retired", "busy"))
         while True:
             ready.value = 1
             await RisingEdge(dut.clk)
@@ -110,7 +110,7 @@ async def programs_run(dut):
     assert await bench.finish() == ErrorCode.NONE
     for unit in Unit:
         expected = [word for word in words if unit_of(Opcode(word & 15)) == unit]
-        assert bench.taken[unit] == expected and bench.retired[unit] == len(expected) == int(getattr(dut, f"retired__{int(unit)}").value)
+        assert bench.taken[unit] == expected and bench.retired[unit] == len(expected) == int(getattr(dut, f"retired_{int(unit)}").value)
     assert int(dut.index.value) == len(words)
 
 
@@ -138,17 +138,17 @@ async def waits_are_told(dut):
     await bench.start()
     for _ in range(100):
         await RisingEdge(dut.clk)
-    assert [int(getattr(dut, f"waiting__{u}").value) for u in range(5)] == [0, 1 << Unit.STORE, 1 << Unit.WEIGHT | 1 << Unit.MAP, 0, 0]
+    assert [int(getattr(dut, f"waiting_{u}").value) for u in range(5)] == [0, 1 << Unit.STORE, 1 << Unit.WEIGHT | 1 << Unit.MAP, 0, 0]
     assert int(dut.pending.value) == 1 << Unit.MAP | 1 << Unit.COMPUTE and not dut.done.value
     bench.tokens[Unit.WEIGHT, Unit.COMPUTE] += 1
     bench.tokens[Unit.STORE, Unit.MAP] += 1
-    dut.control__0__post.value = 1 << Unit.COMPUTE
-    dut.control__4__post.value = 1 << Unit.MAP
+    dut.control_0_post.value = 1 << Unit.COMPUTE
+    dut.control_4_post.value = 1 << Unit.MAP
     await RisingEdge(dut.clk)
-    dut.control__0__post.value = dut.control__4__post.value = 0
+    dut.control_0_post.value = dut.control_4_post.value = 0
     for _ in range(30):
         await RisingEdge(dut.clk)
-    assert bench.taken[Unit.MAP] and not bench.taken[Unit.COMPUTE] and int(dut.waiting__2.value) == 1 << Unit.MAP
+    assert bench.taken[Unit.MAP] and not bench.taken[Unit.COMPUTE] and int(dut.waiting_2.value) == 1 << Unit.MAP
 
 
 ERRORS = {

@@ -6,7 +6,6 @@ from bench import parameters, reset, run_cocotb
 from cocotb.triggers import RisingEdge
 from cocotbext.axi import AxiRamRead, AxiRamWrite, AxiReadBus, AxiWriteBus
 
-from celosia.hw.build import to_verilog
 from celosia.hw.config import get_config
 from celosia.hw.dma import OUTSTANDING, BurstCutter, ReadDma, WriteDma
 from celosia.hw.interfaces import Run
@@ -241,26 +240,26 @@ async def write_done_and_error(dut):
 @pytest.mark.parametrize("config", ["tiny", "ulx3s-85f"])
 @pytest.mark.parametrize("probability", [0, 0.5])
 def test_reads(config, probability):
-    run_cocotb(to_verilog(ReadDma(get_config(config))), __file__, "reads", {"pause": probability, "max_burst": get_config(config).max_burst})
+    run_cocotb(ReadDma(get_config(config)), __file__, "reads", {"pause": probability, "max_burst": get_config(config).max_burst})
 
 
 @pytest.mark.parametrize("beats", [1, 8, 100])
 def test_streams_without_gaps(beats):
-    run_cocotb(to_verilog(ReadDma(CONFIG)), __file__, "streams_without_gaps", {"beats": beats})
+    run_cocotb(ReadDma(CONFIG), __file__, "streams_without_gaps", {"beats": beats})
 
 
 @pytest.mark.parametrize("case", ["read_error_stays", "halt_lets_begun_bursts_end"])
 def test_read_errors(case):
-    run_cocotb(to_verilog(ReadDma(CONFIG)), __file__, case)
+    run_cocotb(ReadDma(CONFIG), __file__, case)
 
 
 @pytest.mark.parametrize(("probability", "rate"), [(0, 1), (0.5, 1), (0.2, 0.5)])
 def test_writes(probability, rate):
-    run_cocotb(to_verilog(WriteDma(CONFIG)), __file__, "writes", {"pause": probability, "rate": rate, "max_burst": CONFIG.max_burst})
+    run_cocotb(WriteDma(CONFIG), __file__, "writes", {"pause": probability, "rate": rate, "max_burst": CONFIG.max_burst})
 
 
 def test_write_done_and_error():
-    run_cocotb(to_verilog(WriteDma(CONFIG)), __file__, "write_done_and_error")
+    run_cocotb(WriteDma(CONFIG), __file__, "write_done_and_error")
 
 
 def test_parameters_are_checked():

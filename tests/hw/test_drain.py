@@ -62,17 +62,17 @@ async def fill(dut, config, rng):
         word = sum((value & 0xFFFFFFFF) << 32 * k for k, value in enumerate(bias))
         word |= sum(value << 128 + 16 * k for k, value in enumerate(multiplier)) | sum(value << 192 + 8 * k for k, value in enumerate(shift))
         for lane in range(4):
-            dut.parameter_write__valid.value, dut.parameter_write__address.value, dut.parameter_write__lane.value = 1, address, lane
-            dut.parameter_write__data.value = word >> 64 * lane & (1 << 64) - 1
+            dut.parameter_write_valid.value, dut.parameter_write_address.value, dut.parameter_write_lane.value = 1, address, lane
+            dut.parameter_write_data.value = word >> 64 * lane & (1 << 64) - 1
             await RisingEdge(dut.clk)
-    dut.parameter_write__valid.value = 0
+    dut.parameter_write_valid.value = 0
     residuals = np.random.default_rng(rng.randrange(1 << 30)).integers(-128, 128, (2, config.stage_pixels, 8), np.int8)
     for plane in range(2):
         for address in range(config.stage_pixels):
-            dut.residual_write__valid.value, dut.residual_write__address.value, dut.residual_write__lane.value = 1, address, plane
-            dut.residual_write__data.value = int.from_bytes(residuals[plane, address].tobytes(), "little")
+            dut.residual_write_valid.value, dut.residual_write_address.value, dut.residual_write_lane.value = 1, address, plane
+            dut.residual_write_data.value = int.from_bytes(residuals[plane, address].tobytes(), "little")
             await RisingEdge(dut.clk)
-    dut.residual_write__valid.value = 0
+    dut.residual_write_valid.value = 0
     return words, residuals
 
 
@@ -108,36 +108,36 @@ async def drain(dut, config, rng, words, residuals, drained, latency, sums_laten
     while len(retirements) < len(instructions):
         await RisingEdge(dut.clk)
         # Values are those of `cycle`; what is driven now is seen in the next one.
-        if dut.sums_read__valid.value == 1:
-            requests.append((cycle, int(dut.sums_read__bank.value), dut.sums_read__pixel.value.to_unsigned()))
+        if dut.sums_read_valid.value == 1:
+            requests.append((cycle, int(dut.sums_read_bank.value), dut.sums_read_pixel.value.to_unsigned()))
             for k in range(groups):
                 schedule[cycle + sums_latency + k] = beats[(len(requests) - 1) * groups + k]
-        if dut.staged__valid.value == 1:
-            bits = dut.staged__data.value.to_unsigned()
+        if dut.staged_valid.value == 1:
+            bits = dut.staged_data.value.to_unsigned()
             codes = [int.from_bytes([bits >> 8 * k & 255], signed=True) for k in range(config.drain_lanes)]
-            staged.append((dut.staged__group.value.to_unsigned(), dut.staged__pixel.value.to_unsigned() % config.stage_pixels, codes))
+            staged.append((dut.staged_group.value.to_unsigned(), dut.staged_pixel.value.to_unsigned() % config.stage_pixels, codes))
             assert staged[-1] == expected[len(staged) - 1], (cycle, len(staged))
             stagings.append(cycle)
         clamped += dut.saturated.value.to_unsigned()
-        post = dut.control__post.value.to_unsigned()
+        post = dut.control_post.value.to_unsigned()
         for unit in Unit:
             if post >> unit & 1:
                 posts[unit].append(cycle)
-        if dut.control__retired.value == 1:
+        if dut.control_retired.value == 1:
             retirements.append(cycle)
         elif requests and len(staged) < len(expected) and schedule:
-            assert dut.control__busy.value == 1 or probability < 1
+            assert dut.control_busy.value == 1 or probability < 1
         beat = schedule.get(cycle + 1)
-        dut.sums__valid.value = int(beat is not None)
+        dut.sums_valid.value = int(beat is not None)
         if beat is not None:
             arrivals.append(cycle + 1)
-            dut.sums__data.value = sum((value & 0xFFFFFFFF) << 32 * k for k, value in enumerate(beat))
+            dut.sums_data.value = sum((value & 0xFFFFFFFF) << 32 * k for k, value in enumerate(beat))
         cycle += 1
         assert cycle < 100_000
     for _ in range(3):
         await RisingEdge(dut.clk)
-        assert dut.control__busy.value == 0
-        assert dut.staged__valid.value == 0
+        assert dut.control_busy.value == 0
+        assert dut.staged_valid.value == 0
 
     assert [request[1:] for request in requests] == expected_requests
     assert len(staged) == len(expected)

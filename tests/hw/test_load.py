@@ -53,17 +53,17 @@ async def memory(dut, latency, probability, runs):
     pending, cycle, data = [], 0, 0
     while True:
         taking = random.random() < probability
-        dut.runs__ready.value = int(taking)
+        dut.runs_ready.value = int(taking)
         if pending and pending[0] <= cycle and random.random() < probability:
             pending.pop(0)
             data += 1
-            dut.beats__valid.value, dut.beats__data.value = 1, data
+            dut.beats_valid.value, dut.beats_data.value = 1, data
         else:
-            dut.beats__valid.value = 0
+            dut.beats_valid.value = 0
         await RisingEdge(dut.clk)
         cycle += 1
-        if taking and dut.runs__valid.value:
-            run = Run.from_bits(dut.runs__payload.value.to_unsigned())
+        if taking and dut.runs_valid.value:
+            run = Run.from_bits(dut.runs_payload.value.to_unsigned())
             runs.append((int(run.address), int(run.beats)))
             pending += [cycle + latency] * int(run.beats)
 
@@ -91,16 +91,16 @@ async def loads(dut):
     started = None
     for cycle in range(400_000):
         await RisingEdge(dut.clk)
-        if dut.control__retired.value:
-            posts.append((len(writes), int(dut.control__post.value)))
+        if dut.control_retired.value:
+            posts.append((len(writes), int(dut.control_post.value)))
         else:
-            assert not dut.control__post.value
+            assert not dut.control_post.value
         if len(posts) < len(instructions) and writes:
-            assert dut.control__busy.value or dut.instruction__valid.value or dut.control__retired.value or values["probability"] < 1
+            assert dut.control_busy.value or dut.instruction_valid.value or dut.control_retired.value or values["probability"] < 1
         for port in ports:
-            if getattr(dut, f"{port}__valid").value:
-                writes.append((port, int(getattr(dut, f"{port}__address").value), int(getattr(dut, f"{port}__lane").value)))
-                assert int(getattr(dut, f"{port}__data").value) == len(writes), "data out of order"
+            if getattr(dut, f"{port}_valid").value:
+                writes.append((port, int(getattr(dut, f"{port}_address").value), int(getattr(dut, f"{port}_lane").value)))
+                assert int(getattr(dut, f"{port}_data").value) == len(writes), "data out of order"
                 started = started or cycle
         if len(posts) == len(instructions):
             break
@@ -108,7 +108,7 @@ async def loads(dut):
     if values["probability"] == 1:
         assert cycle - started < 1.1 * len(writes) + 10, f"{cycle - started} cycles for {len(writes)} beats"
     await RisingEdge(dut.clk)
-    assert not dut.control__busy.value
+    assert not dut.control_busy.value
 
 
 @cocotb.test()
@@ -121,7 +121,7 @@ async def short_loads_follow_each_other(dut):
     cycles = beats = 0
     while beats < 400:
         await RisingEdge(dut.clk)
-        beats += int(dut.beats__valid.value)
+        beats += int(dut.beats_valid.value)
         cycles += int(beats > 0)
     assert cycles == 400
 

@@ -9,9 +9,10 @@ from amaranth.hdl import Module, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from celosia.hw.build import to_verilog
 from celosia.hw.mac import PackedMultiplier, PackedWeights
 from celosia.hw.primitives import EcpPrimitives
-from celosia.sim.verilate import to_verilog, verilate
+from celosia.sim.verilate import verilate
 
 CODES = np.arange(-128, 128)
 

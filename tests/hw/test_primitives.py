@@ -11,8 +11,8 @@ from amaranth.lib.wiring import In, Out
 from bench import parameters, reset, run_cocotb
 from cocotb.triggers import RisingEdge
 
+from celosia.hw.build import to_verilog
 from celosia.hw.primitives import BlockRam, EcpPrimitives, Multiplier, WideRam
-from celosia.sim.verilate import to_verilog
 
 PLATFORMS = pytest.mark.parametrize("platform", [None, EcpPrimitives()], ids=["twin", "ecp5"])
 

@@ -64,10 +64,10 @@ async def stage(dut, config, rng):
     rng.shuffle(places)
     for group, pixel in places:
         first = group * lanes % 8
-        dut.staged__valid.value, dut.staged__group.value, dut.staged__pixel.value = 1, group, pixel
-        dut.staged__data.value = int.from_bytes(staging[group * lanes // 8, pixel, first : first + lanes].tobytes(), "little")
+        dut.staged_valid.value, dut.staged_group.value, dut.staged_pixel.value = 1, group, pixel
+        dut.staged_data.value = int.from_bytes(staging[group * lanes // 8, pixel, first : first + lanes].tobytes(), "little")
         await RisingEdge(dut.clk)
-    dut.staged__valid.value = 0
+    dut.staged_valid.value = 0
     return staging
 
 
@@ -112,42 +112,42 @@ async def store_all(dut, config, rng, staging, instruction_probability, beat_pro
     while len(retired) < len(stores) or outstanding or len(beats) < len(expected_beats):
         await RisingEdge(dut.clk)
         # Values are those of `cycle`; what is driven now is seen in the next one.
-        if dut.beats__valid.value == 1 and dut.beats__ready.value == 1:
-            beats.append(dut.beats__payload.value.to_unsigned())
+        if dut.beats_valid.value == 1 and dut.beats_ready.value == 1:
+            beats.append(dut.beats_payload.value.to_unsigned())
             assert beats[-1] == expected_beats[len(beats) - 1], (cycle, len(beats))
             last_beat[len(beats)] = cycle
-        if dut.runs__valid.value == 1 and dut.runs__ready.value == 1:
-            bits = dut.runs__payload.value.to_unsigned()
+        if dut.runs_valid.value == 1 and dut.runs_ready.value == 1:
+            bits = dut.runs_payload.value.to_unsigned()
             runs.append((bits & 0xFFFFFFFF, bits >> 32))
             assert runs[-1] == expected_runs[len(runs) - 1], (cycle, len(runs))
             last_run[len(runs)] = cycle
             total_run_beats += runs[-1][1]
             outstanding.append([total_run_beats, rng.randint(1, 12)])
-        post = dut.control__post.value.to_unsigned()
+        post = dut.control_post.value.to_unsigned()
         for unit in Unit:
             if post >> unit & 1:
                 posts[unit].append(cycle)
         if post >> Unit.MAP & 1:
             assert dut.writes_done.value == 1
             assert not outstanding
-        if dut.control__retired.value == 1:
+        if dut.control_retired.value == 1:
             retired.append(cycle)
         if outstanding or len(beats) < total_run_beats:
-            assert dut.control__busy.value == 1
+            assert dut.control_busy.value == 1
         if outstanding and len(beats) >= outstanding[0][0]:
             outstanding[0][1] -= 1
             if not outstanding[0][1]:
                 done_at[outstanding.pop(0)[0]] = cycle
         dut.writes_done.value = int(not outstanding)
-        dut.beats__ready.value = int(rng.random() < beat_probability)
-        dut.runs__ready.value = int(rng.random() < run_probability)
+        dut.beats_ready.value = int(rng.random() < beat_probability)
+        dut.runs_ready.value = int(rng.random() < run_probability)
         cycle += 1
         assert cycle < 200_000
     await RisingEdge(dut.clk)  # `busy` is a cycle late
     for _ in range(4):
         await RisingEdge(dut.clk)
-        assert dut.control__busy.value == 0
-        assert dut.beats__valid.value == dut.runs__valid.value == 0
+        assert dut.control_busy.value == 0
+        assert dut.beats_valid.value == dut.runs_valid.value == 0
 
     assert beats == expected_beats
     assert runs == expected_runs
@@ -185,7 +185,7 @@ async def streams(dut):
     """A tile of 1×1 windows leaves without a gap, two planes, from the stated latency on."""
     dut.writes_done.value = 1
     await reset(dut)
-    dut.beats__ready.value = dut.runs__ready.value = 1
+    dut.beats_ready.value = dut.runs_ready.value = 1
     window = encode(Opcode.STORE_WINDOW, kernel_x=1, kernel_y=1, stride_x=1, stride_y=1, width=10, height=10, pitch=10)
     await stream_put(dut, "instruction", [window])
     await ClockCycles(dut.clk, 16)
@@ -194,9 +194,9 @@ async def streams(dut):
     start, times = None, []
     for cycle in range(450):
         await RisingEdge(dut.clk)
-        if start is None and dut.instruction__valid.value == 1 and dut.instruction__ready.value == 1:
+        if start is None and dut.instruction_valid.value == 1 and dut.instruction_ready.value == 1:
             start = cycle
-        if dut.beats__valid.value == 1:
+        if dut.beats_valid.value == 1:
             times.append(cycle)
     await taken
     assert times[0] - start == StoreUnit.latency

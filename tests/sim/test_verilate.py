@@ -43,7 +43,7 @@ async def adds(dut):
 @cocotb.test()
 async def wrong(dut):
     await reset(dut)
-    assert dut.i__ready.value == 0, "on purpose"
+    assert dut.i_ready.value == 0, "on purpose"
 
 
 @cocotb.test()
