@@ -39,8 +39,13 @@ def to_verilog(component: wiring.Component, name: str = "top", *, platform=None)
     return verilog_of(to_rtlil(component, name, platform=platform))
 
 
-def verilog_of(text: str, passes: tuple[str, ...] = ("proc -nomux -norom",)) -> str:
-    """Verilog of RTLIL after some passes of Yosys, by default the one that keeps it readable. Raises RuntimeError with what Yosys says if it fails."""
+#: `proc` as far as it keeps the text readable: no multiplexers, no tables. Nor proc_prune, after which the bits of a signal that never change stand in an
+#: `always @*` of their own, which waits for a change in vain: in Verilog they are x for ever.
+_READABLE = ("proc_clean", "proc_rmdead", "proc_init", "proc_arst", "proc_dff", "proc_memwr", "proc_clean", "opt_expr -keepdc")
+
+
+def verilog_of(text: str, passes: tuple[str, ...] = _READABLE) -> str:
+    """Verilog of RTLIL after some passes of Yosys, by default those that keep it readable. Raises RuntimeError with what Yosys says if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "design.il").write_text(text)
         done = subprocess.run([sys.executable, "-c", _YOSYS, *passes], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)

@@ -63,7 +63,7 @@ class DrainUnit(wiring.Component):
         requesting, bank = Signal(), Signal()
         pixel = Signal(10)
         more = Signal(11)  # pixels after the present one, less one: its sign marks the last
-        beat = Signal(range(groups))
+        beat = Signal(range(max(groups, 2)))  # Verilog has no signals without bits
         requested = Signal()  # the last cycle of the last request
         accepted = self.instruction.valid & self.instruction.ready
         m.d.comb += [
