@@ -134,6 +134,7 @@ struct Board {
         for (int i = 0; i < 8; i++) step();
         memory.reset();  // the engine no longer asks for anything
         top.rst = 0;
+        memory.reset();  // now: until the first cycle of the reset the engine has offered bursts, which it will not hold
         step();
     }
 

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <tuple>
 
 // The AXI4 subordinate's pins, as the engine's manager sees them; filled in and read by the harness each cycle.
 struct AxiPins {
@@ -125,6 +126,7 @@ public:
 
     // The rising edge: what was valid and ready is taken.
     void clock() {
+        check_held();
         if (pins.arvalid & pins.arready) reads_.push(burst(pins.araddr, pins.arlen, pins.arsize, pins.arburst));
         if (pins.awvalid & pins.awready) writes_.push(burst(pins.awaddr, pins.awlen, pins.awsize, pins.awburst));
         if (pins.wvalid & pins.wready) {
@@ -177,6 +179,18 @@ private:
         if (address % 8) violate("an address that is not aligned to 8 bytes", address);
         if (address / 4096 != end / 4096) violate("a burst across a 4 KiB border", address);
         return {address, uint16_t(len + 1), end + 8ull > size_, cycle_ + (kind_ == sdram ? request_cycles : 0)};
+    }
+
+    // What the manager offers has to stay as it is until it is taken (AXI4, A3.2.1).
+    void check_held() {
+        const auto read = [](const AxiPins& p) { return std::tie(p.arvalid, p.araddr, p.arlen, p.arsize, p.arburst); };
+        const auto write = [](const AxiPins& p) { return std::tie(p.awvalid, p.awaddr, p.awlen, p.awsize, p.awburst); };
+        const auto data = [](const AxiPins& p) { return std::tie(p.wvalid, p.wdata, p.wstrb, p.wlast); };
+        if (before_.arvalid && !before_.arready && read(pins) != read(before_)) violate("a read address that does not stay until it is taken", before_.araddr);
+        if (before_.awvalid && !before_.awready && write(pins) != write(before_)) violate("a write address that does not stay until it is taken", before_.awaddr);
+        if (before_.wvalid && !before_.wready && data(pins) != data(before_))
+            violate("write data that do not stay until they are taken", writes_.empty() ? pins.awaddr : writes_.front().address);
+        before_ = pins;
     }
 
     void violate(const char* what, uint32_t address) {
@@ -241,6 +255,7 @@ private:
         turn_ += 8 * b.beats;
     }
 
+    AxiPins before_;  // the pins in the cycle before
     uint8_t* bytes_;
     uint64_t size_;
     Kind kind_;

@@ -34,15 +34,15 @@ def library(tmp_path_factory):
 def traffic(library):
     """Run bursts (address, beats) and return the result, the data read, and the memory."""
 
-    def run(reads=(), writes=(), *, kind=SDRAM, pause=0, serial=False, size=SIZE, data=None):
+    def run(reads=(), writes=(), *, kind=SDRAM, pause=0, serial=False, size=SIZE, data=None, restless=b""):
         memory = np.random.default_rng(0).integers(0, 256, SIZE, np.uint8)
         reads, writes = (np.array(bursts, np.uint32).reshape(-1, 2) for bursts in (reads, writes))
         received = np.zeros(int(reads[:, 1].sum()), np.uint64)
         sent = np.arange(int(writes[:, 1].sum()), dtype=np.uint64) + 1 if data is None else data
         result = Result()
-        finished = library.traffic(_pointer(memory), ctypes.c_uint64(size), kind, pause, serial, _pointer(reads), len(reads), _pointer(received),
+        finished = library.traffic(_pointer(memory), ctypes.c_uint64(size), kind, pause, serial, restless, _pointer(reads), len(reads), _pointer(received),
                                    _pointer(writes), len(writes), _pointer(sent), ctypes.c_int64(10_000_000), ctypes.byref(result))
-        assert finished
+        assert finished or restless
         return result, received, memory
 
     return run
@@ -135,3 +135,11 @@ def test_outside_of_memory(traffic):
 def test_violations(traffic):
     assert b"4 KiB" in traffic([(4096 - 8, 2)])[0].violation
     assert b"aligned" in traffic([(4, 1)])[0].violation
+
+
+@pytest.mark.parametrize("pin", ["arvalid", "araddr", "arlen", "arsize", "arburst", "awvalid", "awaddr", "awlen", "awsize", "awburst",
+                                 "wvalid", "wdata", "wstrb", "wlast"])
+def test_what_is_offered_must_stay(traffic, pin):
+    what = {"ar": b"a read address that does not stay", "aw": b"a write address that does not stay"}.get(pin[:2], b"write data that do not stay")
+    result = traffic([(512, 16)] * 8, [(4096, 16)] * 8, pause=128, restless=pin.encode())[0]
+    assert result.violation.startswith(what) and result.violation_address == (512 if pin.startswith("ar") else 4096)
