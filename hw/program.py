@@ -136,10 +136,13 @@ class Program:
         return place_regions(self.sizes)[0]
 
     def check_config(self, config: AcceleratorConfig) -> None:
-        """Raises :exc:`ProgramError` if the program was made for other hardware."""
+        """Raises :exc:`ProgramError` if the program was made for other hardware, or for more memory than there is."""
         if config.hash != self.config.hash:
             raise ProgramError(f"program for {self.network.name} was made for config {self.config.name!r} ({self.config.hash:08x}), the device has "
                                f"{config.name!r} ({config.hash:08x}); compile it with --config {config.name}")
+        if self.memory_bytes > config.memory_bytes:
+            raise ProgramError(f"program for {self.network.name} needs {self.memory_bytes:,} bytes of memory, config {config.name!r} has "
+                               f"{config.memory_bytes:,}; compile it for a smaller batch or use a config with more memory")
 
     def _verify(self):
         """Raises ValueError if a device could not even place it in memory: what a file may get wrong, beyond the network."""

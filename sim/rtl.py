@@ -143,7 +143,8 @@ class RtlDevice:
     def run_program(self, program: Program, inputs: list[np.ndarray]) -> RunResult:
         """Run a program on int8 codes (N, C, H, W), one array per input. The image is written only if it is not the last program's.
 
-        Raises :exc:`DeviceError` if inputs or memory do not fit, the engine reports an error, or it does not come to its end.
+        Raises :exc:`ProgramError` if the program does not fit the config, :exc:`DeviceError` if the inputs do not fit, the engine reports an error, or it does not
+        come to its end.
         """
         bases = self._place(program, inputs)
         stamps, counters = self._run(program, bases, [(Unit.STORE, count) for count in program.stores])
@@ -164,8 +165,6 @@ class RtlDevice:
         program.check_config(self.config)
         check_inputs(program, inputs)
         bases = program.bases()
-        if program.memory_bytes > self.config.memory_bytes:
-            raise DeviceError(f"program {program.network.name} needs {program.memory_bytes} bytes of memory, config {self.config.name} has {self.config.memory_bytes}")
         if self._resident is not program:
             self._memory[bases[Base.WEIGHTS] :][: program.image.size] = program.image
             self._resident = program

@@ -102,6 +102,20 @@ def test_a_program_survives_its_file(tmp_path):
         loaded.check_config(get_config("ulx3s-85f"))
 
 
+def test_a_program_knows_the_memory_it_needs():
+    program = compile(random_network(5), "tiny", 8)
+    end = 0
+    for base, start in sorted(program.bases().items(), key=lambda item: item[1]):
+        assert start == end, "regions follow each other"
+        end = start + -(-program.sizes[base] // 4096) * 4096
+    assert end == program.memory_bytes and any(size % 4096 for size in program.sizes.values())
+    fitting = 1 << (program.memory_bytes - 1).bit_length()
+    program.check_config(replace(program.config, memory_bytes=fitting))
+    message = f"needs {program.memory_bytes:,} bytes of memory, config 'tiny' has {fitting // 2:,}"
+    with pytest.raises(ProgramError, match=message):
+        program.check_config(replace(program.config, memory_bytes=fitting // 2))
+
+
 @pytest.mark.parametrize("damage", [
     lambda header: header.update(instructions=10**6), lambda header: header.update(instructions=1 << 24), lambda header: header["sizes"].update(INPUT=8),
     lambda header: header.update(inputs=[]),

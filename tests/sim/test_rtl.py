@@ -13,7 +13,7 @@ from celosia.hw.config import get_config
 from celosia.hw.interfaces import Axi4, Axi4Lite
 from celosia.hw.isa import Base, Opcode, Unit, encode
 from celosia.hw.network import Network, Tensor
-from celosia.hw.program import Placement, Program
+from celosia.hw.program import Placement, Program, ProgramError
 from celosia.hw.registers import MAGIC, VERSION, Command, ErrorCode, Register, Status
 from celosia.sim.device import DeviceError
 from celosia.sim.rtl import BEAT_WRITTEN, MEMORIES, WATCHDOG_CYCLES, RtlDevice
@@ -291,7 +291,7 @@ def test_wrong_inputs(verilog, inputs, message):
 def test_too_large(verilog):
     program = make_program()
     program.sizes = program.sizes | {Base.MAPS: 1 << 25}
-    with RtlDevice(CONFIG, verilog=verilog) as device, pytest.raises(DeviceError, match="bytes of memory, config tiny has 33554432"):
+    with RtlDevice(CONFIG, verilog=verilog) as device, pytest.raises(ProgramError, match="bytes of memory, config 'tiny' has 33,554,432"):
         device.run_program(program, [codes()])
 
 
