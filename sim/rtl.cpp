@@ -36,8 +36,16 @@ struct Mark {
     uint32_t event, count;
 };
 
+// What has no value to begin with gets a random one as the model is constructed.
+struct Context : VerilatedContext {
+    explicit Context(uint64_t seed) {
+        randReset(2);
+        randSeed(int(seed % INT32_MAX) + 1);
+    }
+};
+
 struct Board {
-    VerilatedContext context;
+    Context context;
     Vtop top{&context, "top"};
     Memory memory;
     uint64_t cycle = 0, started = 0;
@@ -55,7 +63,7 @@ struct Board {
     enum { not_yet, tracing, over } trace = not_yet;  // the first run
 #endif
 
-    explicit Board(const Memory& memory) : memory(memory) {}
+    Board(const Memory& memory, uint64_t seed) : context(seed), memory(memory) {}
 
     void step() {
         AxiPins& pins = memory.pins;
@@ -166,8 +174,7 @@ extern "C" {
 
 // `kind`, `pause`, `seed`: as the constructor of Memory takes them. The bytes must outlive the board.
 Board* board_open(uint8_t* bytes, uint64_t size, int kind, unsigned pause, uint64_t seed) {
-    Board* board = new Board(Memory(bytes, size, Memory::Kind(kind), pause, seed));
-    return board;
+    return new Board(Memory(bytes, size, Memory::Kind(kind), pause, seed), seed);
 }
 
 // Resets the engine and whatever the memory had outstanding.

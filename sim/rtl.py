@@ -46,23 +46,23 @@ def _sources():
 _SOURCES = hashlib.sha256(repr(_sources()).encode()).hexdigest()
 
 
-def build(config: AcceleratorConfig, *, trace: bool = False) -> Path:
+def build(config: AcceleratorConfig, *, trace: bool = False, power_up: bool = True) -> Path:
     """The shared library of a configuration, from the cache if it is there. Raises :exc:`BuildError`."""
-    return _build(_verilog(config), trace)
+    return _build(_verilog(config, power_up), trace, power_up)
 
 
-def _verilog(config):
+def _verilog(config, power_up):
     """The accelerator's Verilog, from the cache if its sources have not changed: generating it takes longer than many a run."""
     try:
         versions = [importlib.metadata.version(name) for name in ("amaranth", "pyosys")]
     except importlib.metadata.PackageNotFoundError as error:
         raise BuildError(f"{error.name} is not installed; install it with: pip install 'celosia[sim]'") from None
-    path = cache_folder() / "verilog" / f"{hashlib.sha256(repr((_SOURCES, versions, config.hash)).encode()).hexdigest()[:32]}.v"
+    path = cache_folder() / "verilog" / f"{hashlib.sha256(repr((_SOURCES, versions, config.hash, power_up)).encode()).hexdigest()[:32]}.v"
     if not path.exists():
         from ..hw.accelerator import Accelerator
         from ..hw.build import to_rtlil
 
-        verilog = fast_verilog(to_rtlil(Accelerator(config)))
+        verilog = fast_verilog(to_rtlil(Accelerator(config)), power_up=power_up)
         if hashlib.sha256(repr(_sources()).encode()).hexdigest() != _SOURCES:
             return verilog
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,10 +70,10 @@ def _verilog(config):
     return path.read_text()
 
 
-def _build(verilog, trace):
+def _build(verilog, trace, power_up):
     folder = Path(__file__).parent
-    return verilate(verilog, sources=[folder / "rtl.cpp", folder / "sdram.hpp"], shared=True, options=("--trace-vcd",) if trace else (),
-                    runtime=("verilated_vcd_c.cpp",) if trace else ())
+    options = (*(["--trace-vcd"] if trace else []), *([] if power_up else ["--x-assign", "unique", "--x-initial", "unique"]))
+    return verilate(verilog, sources=[folder / "rtl.cpp", folder / "sdram.hpp"], shared=True, options=options, runtime=("verilated_vcd_c.cpp",) if trace else ())
 
 
 class RtlDevice:
@@ -83,13 +83,15 @@ class RtlDevice:
     vcd: a file for the waveform of the first run; needs a build of its own and is slow. `vcd_range`: its first cycle and the one after its last, counted from the
     program's start as those of layers and `stamps` are; cycle n is the time steps 2n, with its values, and 2n + 1, after the clock's edge.
     progress: called about every 0.2 s with the cycles done and the cycles per second. verilog: other hardware with the same ports.
+    power_up: if False, registers that reset leaves alone and memories begin with random bits, from `seed`, instead of the FPGA's power-up values.
     limit_cycles: after which a run is given up. Raises :exc:`DeviceError` if the device cannot be built or is not what `config` describes.
     """
 
     name = "rtl"
 
     def __init__(self, config: AcceleratorConfig, memory: str = "sdram", *, vcd: "str | Path | None" = None, vcd_range: tuple[int, int] = (0, VCD_CYCLES),
-                 progress: "Callable[[int, float], None] | None" = None, limit_cycles: int = 10**10, seed: int = 1, verilog: "str | None" = None):
+                 progress: "Callable[[int, float], None] | None" = None, limit_cycles: int = 10**10, seed: int = 1, verilog: "str | None" = None,
+                 power_up: bool = True):
         if memory not in MEMORIES:
             raise DeviceError(f"memory must be one of {', '.join(MEMORIES)}, not {memory!r}")
         if not 0 <= vcd_range[0] < vcd_range[1] < 1 << 64:
@@ -99,7 +101,7 @@ class RtlDevice:
         self.waveform: tuple[int, int] | None = None
         self._progress, self._limit = progress, limit_cycles
         try:
-            path = _build(verilog, bool(vcd)) if verilog else build(config, trace=bool(vcd))
+            path = _build(verilog, bool(vcd), power_up) if verilog else build(config, trace=bool(vcd), power_up=power_up)
         except (RuntimeError, OSError) as error:
             raise DeviceError(f"the RTL of config {config.name} could not be built: {error}") from error
         self._vcd, self._vcd_first = WaveformFile(vcd) if vcd else None, vcd_range[0]

@@ -32,6 +32,20 @@ def test_random_networks(memory):
     check("tiny", memory, range(8), 14)
 
 
+def test_nothing_relies_on_power_up():
+    """Whatever registers and memories hold when reset comes, outputs and cycles are the same."""
+    network = random_network(2, most_layers=3, largest=14)
+    program, codes = compile(network, "tiny", 2), random_codes(network, 2, 2)
+    expected = GoldenDevice(get_config("tiny")).run_program(program, [codes])
+    with RtlDevice(get_config("tiny")) as device:
+        cycles = device.run_program(program, [codes]).cycles
+    for seed in (1, 2, 3):
+        with RtlDevice(get_config("tiny"), seed=seed, power_up=False) as device:
+            result = device.run_program(program, [codes])
+        np.testing.assert_array_equal(result.outputs[0], expected.outputs[0], err_msg=f"seed {seed}")
+        assert result.cycles == cycles
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("config", ["ulx3s-25f", "ulx3s-85f"])
 def test_random_networks_on_boards(config):

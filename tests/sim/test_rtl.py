@@ -8,7 +8,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from celosia.hw.build import to_verilog
+from celosia.hw.build import to_rtlil, to_verilog
 from celosia.hw.config import get_config
 from celosia.hw.interfaces import Axi4, Axi4Lite
 from celosia.hw.isa import Base, Opcode, Unit, encode
@@ -17,13 +17,14 @@ from celosia.hw.program import Placement, Program, ProgramError
 from celosia.hw.registers import MAGIC, VERSION, Command, ErrorCode, Register, Status
 from celosia.sim.device import DeviceError
 from celosia.sim.rtl import BEAT_WRITTEN, MEMORIES, WATCHDOG_CYCLES, RtlDevice
+from celosia.sim.verilate import fast_verilog
 
 CONFIG = get_config("tiny")
 BURST = 16
 
 
 class Copier(wiring.Component):
-    """Copies `INSTRUCTIONS` bursts, one after the other. 0 hangs until the watchdog; `skew` is added to every write address."""
+    """Copies `INSTRUCTIONS` bursts, one after the other. 0 hangs until the watchdog; `skew` is added to every write address. BUILD counts from power-up on."""
 
     s_axil: In(Axi4Lite())
     m_axi: Out(Axi4())
@@ -37,6 +38,8 @@ class Copier(wiring.Component):
         m = Module()
         host, bus = self.s_axil, self.m_axi
         registers = {register: Signal(32, name=register.name) for register in Register}
+        build = registers[Register.BUILD] = Signal(32, reset_less=True)
+        m.d.sync += build.eq(build + 1)
         status = Signal(Status)
         command = Command(host.wdata[:2])
         write = Signal()
@@ -44,7 +47,7 @@ class Copier(wiring.Component):
             registers[Register.MAGIC].eq(MAGIC), registers[Register.VERSION].eq(VERSION), registers[Register.CONFIG].eq(CONFIG.hash),
             registers[Register.STATUS].eq(status),
             write.eq(host.awvalid & host.wvalid & (~host.bvalid | host.bready)), host.awready.eq(write), host.wready.eq(write),
-            host.arready.eq(~host.rvalid | host.rready),
+            host.arready.eq(~host.rvalid | host.rready), host.rresp.eq(0),
         ]
         with m.If(host.bready):
             m.d.sync += host.bvalid.eq(0)
@@ -203,6 +206,17 @@ def test_watchdog_names_the_instruction(verilog):
 def test_bus_violation():
     with RtlDevice(CONFIG, verilog=to_verilog(Copier(skew=4))) as device, pytest.raises(DeviceError, match="not aligned to 8 bytes on its memory port, at address"):
         device.run_program(make_program(), [codes()])
+
+
+def test_power_up(verilog):
+    def counted(verilog, seed, **options):
+        with RtlDevice(CONFIG, verilog=verilog, seed=seed, **options) as device:
+            return device._read(Register.BUILD)
+
+    assert counted(verilog, 1) == counted(verilog, 2) < 100
+    without = fast_verilog(to_rtlil(Copier()), power_up=False)
+    first, second = (counted(without, seed, power_up=False) for seed in (1, 2))
+    assert first != second == counted(without, 2, power_up=False) and max(first, second) > 1000
 
 
 def test_vcd(verilog, tmp_path):
