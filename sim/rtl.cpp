@@ -140,9 +140,8 @@ struct Board {
         top.s_axil_rready = top.s_axil_bready = 1;
         top.rst = 1;
         for (int i = 0; i < 8; i++) step();
-        memory.reset();  // the engine no longer asks for anything
+        memory.reset();  // now: in the first cycles of its reset the engine still offered bursts, which it did not hold
         top.rst = 0;
-        memory.reset();  // now: until the first cycle of the reset the engine has offered bursts, which it will not hold
         step();
     }
 

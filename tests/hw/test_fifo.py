@@ -6,8 +6,8 @@ import pytest
 from bench import parameters, reset, run_cocotb
 from cocotb.triggers import RisingEdge
 
+from celosia.hw.build import to_verilog
 from celosia.hw.fifo import Queue
-from celosia.sim.verilate import to_verilog
 
 
 @cocotb.test()
@@ -18,21 +18,21 @@ async def keeps_order(dut):
     most, taken = 0, True
     for phase, (give, take) in enumerate([(1, 1), (1, 0.1), (0.1, 1), (0.5, 0.5), (1, 0), (0, 1)]):
         for _ in range(600):
-            if not dut.i__valid.value or taken:
-                dut.i__valid.value = int(generator.random() < give)
-                dut.i__payload.value = generator.getrandbits(parameters()["width"])
-            dut.o__ready.value = int(generator.random() < take)
+            if not dut.i_valid.value or taken:
+                dut.i_valid.value = int(generator.random() < give)
+                dut.i_payload.value = generator.getrandbits(parameters()["width"])
+            dut.o_ready.value = int(generator.random() < take)
             await RisingEdge(dut.clk)
-            taken = dut.i__valid.value and dut.i__ready.value
-            if dut.o__valid.value:
-                assert dut.o__payload.value.to_unsigned() == held[0] and shown in (None, held[0])
-                shown = None if dut.o__ready.value else held[0]
-                if dut.o__ready.value:
+            taken = dut.i_valid.value and dut.i_ready.value
+            if dut.o_valid.value:
+                assert dut.o_payload.value.to_unsigned() == held[0] and shown in (None, held[0])
+                shown = None if dut.o_ready.value else held[0]
+                if dut.o_ready.value:
                     held.popleft()
             else:
                 assert shown is None, "an element was taken back"
             if taken:
-                held.append(dut.i__payload.value.to_unsigned())
+                held.append(dut.i_payload.value.to_unsigned())
             most = max(most, len(held))
             assert len(held) <= parameters()["depth"], phase
     assert not held and most == parameters()["depth"]
@@ -42,13 +42,13 @@ async def keeps_order(dut):
 async def streams(dut):
     """An element a cycle, the first after `latency` cycles."""
     await reset(dut)
-    dut.i__valid.value = dut.o__ready.value = 1
+    dut.i_valid.value = dut.o_ready.value = 1
     received, latency = [], parameters()["latency"]
     for cycle in range(300):
-        dut.i__payload.value = cycle
+        dut.i_payload.value = cycle
         await RisingEdge(dut.clk)
-        assert dut.i__ready.value
-        received += [dut.o__payload.value.to_unsigned()] if dut.o__valid.value else []
+        assert dut.i_ready.value
+        received += [dut.o_payload.value.to_unsigned()] if dut.o_valid.value else []
     assert received == list(range(300 - latency))
 
 
