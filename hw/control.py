@@ -29,7 +29,7 @@ class EngineControl(wiring.Signature):
 
     def __init__(self):
         super().__init__({
-            "reset": Out(1, init=1), "halt": Out(1), "start": Out(1), "program": Out(32), "length": Out(LENGTH_BITS),
+            "reset": Out(1, init=1), "halt": Out(1, init=1), "start": Out(1), "program": Out(32), "length": Out(LENGTH_BITS),
             "bases": Out(data.ArrayLayout(32, len(Base))),
         })
 
@@ -90,12 +90,12 @@ class Control(wiring.Component):
         phase = Signal(_Phase, init=_Phase.RESET)  # the engine has no other reset
         to_start = Signal()
         elapsed = Signal(range(2 * _RESET_CYCLES))
-        m.d.comb += [running.eq((phase == _Phase.START) | (phase == _Phase.RUN)), engine.halt.eq(~running), engine.start.eq(phase == _Phase.START)]
-        m.d.sync += engine.reset.eq((phase == _Phase.RESET) & (elapsed < _RESET_CYCLES))
+        m.d.comb += [running.eq((phase == _Phase.START) | (phase == _Phase.RUN)), engine.start.eq(phase == _Phase.START)]
+        m.d.sync += [engine.halt.eq(~running), engine.reset.eq((phase == _Phase.RESET) & (elapsed < _RESET_CYCLES))]
         with m.Switch(phase):
             with m.Case(_Phase.SETTLE):
                 m.d.sync += elapsed.eq(0)
-                with m.If(state.idle):
+                with m.If(engine.halt & state.idle):
                     m.d.sync += phase.eq(_Phase.RESET)
             with m.Case(_Phase.RESET):
                 m.d.sync += elapsed.eq(elapsed + 1)

@@ -95,35 +95,37 @@ class Dispatcher(wiring.Component):
         have_first = Signal()
         valid = Signal()
         instruction = Signal(INSTRUCTION_BITS, reset_less=True)
-        target = Signal(len(Unit))  # one-hot; 0: END
+        target = Signal(len(Unit))  # one-hot; 0: END, or a fault
+        end = Signal()
         fault = Signal(ErrorCode)
         taken = Signal()
         running = Signal()
         header = Header(first[:Header.as_shape().size])
         m.d.comb += [
-            taken.eq(valid & (fault == ErrorCode.NONE) & ((target & Cat(queue.i.ready for queue in queues)).any() | ~target.any())),
+            taken.eq(valid & ((target & Cat(queue.i.ready for queue in queues)).any() | end)),
             beats.ready.eq(~have_first | ~valid),  # not in the cycle in which END is taken: what follows it is not looked at
         ]
         with m.If(taken):
-            m.d.sync += [valid.eq(0), self.index.eq(self.index + 1), ending.eq(ending | ~target.any())]
+            m.d.sync += [valid.eq(0), self.index.eq(self.index + 1), ending.eq(ending | end)]
         with m.If(beats.valid & beats.ready & ~ending):
             m.d.sync += have_first.eq(~have_first)
             with m.If(have_first):
-                m.d.sync += [valid.eq(1), instruction.eq(Cat(first, beats.payload)), target.eq(0), fault.eq(ErrorCode.NONE)]
+                m.d.sync += [valid.eq(1), instruction.eq(Cat(first, beats.payload)), target.eq(0), end.eq(0), fault.eq(ErrorCode.NONE)]
                 with m.Switch(header.opcode):
                     for opcode in Opcode:
                         unit = unit_of(opcode)
                         wait, post = (sum(1 << edge[1 - side] for edge in EDGES if edge[side] == unit) for side in (1, 0))
                         with m.Case(opcode):
-                            m.d.sync += target.eq(0 if unit is None else 1 << unit)
                             with m.If((header.wait & ~wait).any() | (header.post & ~post).any()):
                                 m.d.sync += fault.eq(ErrorCode.EDGE)
+                            with m.Else():
+                                m.d.sync += end.eq(1) if unit is None else target.eq(1 << unit)
                     with m.Default():
                         m.d.sync += fault.eq(ErrorCode.OPCODE)
             with m.Else():
                 m.d.sync += first.eq(beats.payload)
         for unit in Unit:
-            m.d.comb += [queues[unit].i.valid.eq(valid & target[unit] & (fault == ErrorCode.NONE)), queues[unit].i.payload.eq(instruction)]
+            m.d.comb += [queues[unit].i.valid.eq(valid & target[unit]), queues[unit].i.payload.eq(instruction)]
 
         # Overruled by the errors of `_issue`, which come later.
         with m.If(self.start):

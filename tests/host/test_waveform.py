@@ -57,7 +57,7 @@ def celosia(capsys, tmp_path, monkeypatch, faulty_verilog):
     network_of(layers, (3, 12, 12), rng).save(tmp_path / "two.celq")
     np.savez(tmp_path / "three.npz", images=rng.normal(size=(3, 3, 12, 12)).astype(np.float32))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("celosia.sim.rtl._verilog", lambda config: faulty_verilog)
+    monkeypatch.setattr("celosia.sim.rtl._verilog", lambda *_: faulty_verilog)
 
     def call(command, *arguments):
         with pytest.raises(SystemExit) as exit:

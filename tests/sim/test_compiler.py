@@ -9,7 +9,7 @@ from networks import random_codes, random_network
 
 from celosia.host.compile import compile
 from celosia.hw.config import get_config
-from celosia.sim import verilate
+from celosia.sim import toolchain, verilate
 from celosia.sim.golden import GoldenDevice
 from celosia.sim.rtl import RtlDevice
 
@@ -22,7 +22,7 @@ def bare(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CELOSIA_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("CELOSIA_CXX", raising=False)
-    cached = verilate.compiler, verilate._tool_versions
+    cached = toolchain.compiler, verilate._tool_versions
     for function in cached:
         function.cache_clear()
     yield monkeypatch
@@ -32,16 +32,16 @@ def bare(tmp_path, monkeypatch):
 
 def test_ziglang_is_the_last_choice(bare):
     pytest.importorskip("ziglang")
-    assert verilate.compiler() == ZIG
+    assert toolchain.compiler() == ZIG
     bare.setenv("CELOSIA_CXX", "clang++ -fuse-ld=lld")
-    verilate.compiler.cache_clear()
-    assert verilate.compiler() == ("clang++", "-fuse-ld=lld")
+    toolchain.compiler.cache_clear()
+    assert toolchain.compiler() == ("clang++", "-fuse-ld=lld")
 
 
 def test_no_compiler_at_all(bare):
     bare.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(verilate.BuildError, match="no C.. compiler found; install one with: pip install ziglang"):
-        verilate.compiler()
+    with pytest.raises(toolchain.BuildError, match="no C.. compiler found; install one with: pip install ziglang"):
+        toolchain.compiler()
 
 
 @pytest.mark.long
@@ -52,4 +52,4 @@ def test_rtl_built_by_ziglang(bare):
     expected = GoldenDevice(get_config("tiny")).run_program(program, [codes])
     with RtlDevice(get_config("tiny")) as device:
         np.testing.assert_array_equal(device.run_program(program, [codes]).outputs[0], expected.outputs[0])
-    assert verilate.compiler() == ZIG
+    assert toolchain.compiler() == ZIG

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import celosia.sim
-from celosia.sim.verilate import compiler
+from celosia.sim.toolchain import compiler
 
 SIZE = 1 << 25
 ENGINE_MHZ = 100

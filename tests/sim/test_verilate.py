@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from bench import parameters, reset, run_cocotb, stream_get, stream_put
 from cocotb.triggers import ClockCycles
 
-from celosia.sim import verilate
+from celosia.sim import toolchain, verilate
 
 
 class Pair(data.Struct):
@@ -99,6 +99,6 @@ def test_cache_hits(tmp_path, monkeypatch):
 
 def test_errors_are_quoted(tmp_path, monkeypatch):
     monkeypatch.setenv("CELOSIA_CACHE", str(tmp_path))
-    with pytest.raises(verilate.BuildError, match="Verilator failed:(?s:.*)syntax error"):
+    with pytest.raises(toolchain.BuildError, match="Verilator failed:(?s:.*)syntax error"):
         verilate.verilate("module top(; endmodule", sources=[])
     assert not [path for path in tmp_path.glob("verilated/*") if path.is_dir()]
