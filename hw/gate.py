@@ -224,8 +224,10 @@ def main(arguments: "list[str] | None" = None) -> None:
         reports = list(pool.map(lambda seed: _route(folder, seed), options.seeds))
     runs = [_run_figures(seed, report) for seed, report in zip(options.seeds, reports)]
     used = {name: count["used"] for name, count in reports[0]["utilization"].items() if count["used"]}
+    instead = "".join(f"{variable}={Path(os.environ[variable]).name} " for variable in _INSTEAD.values() if os.environ.get(variable))
+    seeds = " ".join(map(str, options.seeds))
     result = {
-        "command": f"python -m celosia.hw.gate --block {options.block} --config {options.config} --seeds {' '.join(map(str, options.seeds))} -o {options.output}",
+        "command": f"{instead}python -m celosia.hw.gate --block {options.block} --config {options.config} --seeds {seeds} -o {options.output}",
         **commit, "netlist": netlist, "block": options.block, "config": config.name, "part": "LFE5U-85F-6BG381C",
         "tools": _tools(),
         "synthesis": _SYNTHESIS, "place_and_route": " ".join(["nextpnr-ecp5", *_ROUTE, "--seed", "N"]),
