@@ -93,24 +93,24 @@ class Dispatcher(wiring.Component):
         """Two beats make an instruction; its header, in the first, says where it goes."""
         first = Signal(BEAT_BITS, reset_less=True)
         have_first = Signal()
-        valid = Signal()
         instruction = Signal(INSTRUCTION_BITS, reset_less=True)
-        target = Signal(len(Unit))  # one-hot; 0: END, or a fault
-        end = Signal()
-        fault = Signal(ErrorCode)
+        offered = Signal(len(Unit))  # to whom it is offered: to one at most
+        end = Signal()               # it is END
+        fault = Signal(ErrorCode)    # it is faulty
+        valid = offered.any() | end | (fault != ErrorCode.NONE)
         taken = Signal()
         running = Signal()
         header = Header(first[:Header.as_shape().size])
         m.d.comb += [
-            taken.eq(valid & ((target & Cat(queue.i.ready for queue in queues)).any() | end)),
+            taken.eq((offered & Cat(queue.i.ready for queue in queues)).any() | end),
             beats.ready.eq(~have_first | ~valid),  # not in the cycle in which END is taken: what follows it is not looked at
         ]
         with m.If(taken):
-            m.d.sync += [valid.eq(0), self.index.eq(self.index + 1), ending.eq(ending | end)]
+            m.d.sync += [offered.eq(0), end.eq(0), self.index.eq(self.index + 1), ending.eq(ending | end)]
         with m.If(beats.valid & beats.ready & ~ending):
             m.d.sync += have_first.eq(~have_first)
             with m.If(have_first):
-                m.d.sync += [valid.eq(1), instruction.eq(Cat(first, beats.payload)), target.eq(0), end.eq(0), fault.eq(ErrorCode.NONE)]
+                m.d.sync += instruction.eq(Cat(first, beats.payload))
                 with m.Switch(header.opcode):
                     for opcode in Opcode:
                         unit = unit_of(opcode)
@@ -119,19 +119,19 @@ class Dispatcher(wiring.Component):
                             with m.If((header.wait & ~wait).any() | (header.post & ~post).any()):
                                 m.d.sync += fault.eq(ErrorCode.EDGE)
                             with m.Else():
-                                m.d.sync += end.eq(1) if unit is None else target.eq(1 << unit)
+                                m.d.sync += end.eq(1) if unit is None else offered.eq(1 << unit)
                     with m.Default():
                         m.d.sync += fault.eq(ErrorCode.OPCODE)
             with m.Else():
                 m.d.sync += first.eq(beats.payload)
         for unit in Unit:
-            m.d.comb += [queues[unit].i.valid.eq(valid & target[unit]), queues[unit].i.payload.eq(instruction)]
+            m.d.comb += [queues[unit].i.valid.eq(offered[unit]), queues[unit].i.payload.eq(instruction)]
 
         # Overruled by the errors of `_issue`, which come later.
         with m.If(self.start):
             m.d.sync += running.eq(1)
         with m.If(self.error == ErrorCode.NONE):
-            with m.If(valid & (fault != ErrorCode.NONE)):
+            with m.If(fault != ErrorCode.NONE):
                 m.d.sync += self.error.eq(fault)
             with m.Elif(running & ~ending & ~valid & (self.index == self.length)):
                 m.d.sync += self.error.eq(ErrorCode.NO_END)
@@ -157,7 +157,7 @@ class Dispatcher(wiring.Component):
                 m.d.sync += [held.eq(queue.o.valid), payload.eq(queue.o.payload)]
             for (source, target), count in tokens.items():
                 if target == unit:
-                    m.d.comb += self.waiting[unit][source].eq(held & ~out.valid & ~grant & header.wait[source] & ~count.any())
+                    m.d.comb += self.waiting[unit][source].eq(held & ~out.valid & header.wait[source] & ~count.any())
                     left, took = self.control[source].post[unit], grant & header.wait[source]
                     m.d.sync += count.eq(count + left - took)
                     m.d.sync += overflow[EDGES.index((source, target))].eq(left & ~took & count.all())

@@ -177,7 +177,7 @@ class WriteDma(wiring.Component):
         burst = cutter.bursts
 
         # Address: when a burst's data is here.
-        available = Signal(range(buffer.depth + 1))  # beats of no begun burst
+        available = Signal(range(buffer.capacity + 1))  # beats of no begun burst
         outstanding = Signal(range(OUTSTANDING + 1))
         complete = Signal()
         begin = Signal()

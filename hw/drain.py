@@ -30,8 +30,8 @@ class Parameters(data.Struct):
 class DrainUnit(wiring.Component):
     """Requantizes the oldest complete bank of sums into the staging buffer, a group of `drain_lanes` channels a cycle.
 
-    One request of sums every `outputs` / `drain_lanes` cycles, also from one instruction to the next if it is offered in time. What an instruction's sums need
-    is read as they arrive, whatever their latency (at least 1). `staged` follows `sums` after `latency` cycles.
+    One request of sums every `outputs` / `drain_lanes` cycles, also from one instruction of several cycles to the next: one is taken ahead. What an
+    instruction's sums need is read as they arrive, whatever their latency (at least 1). `staged` follows `sums` after `latency` cycles.
 
     The token for COMPUTE (the bank is free) is posted a cycle after the last sum has arrived, the others a cycle after the last code was staged, as the instruction
     retires. `saturated` counts the codes clamped among those staged in the cycle before. Banks are drained alternately, beginning with bank 0 after reset.
@@ -57,18 +57,21 @@ class DrainUnit(wiring.Component):
         lanes, groups = config.drain_lanes, config.outputs // config.drain_lanes
         part_bits = exact_log2(PLANE // lanes)  # of a group's number, which of a plane's groups it is; the bit above is the plane
 
-        # Requests. An instruction's fields wait in `arriving` for its sums.
+        # Requests. An instruction rests in `request`, near what it sets; then its fields wait in `arriving` for its sums.
         m.submodules.arriving = arriving = Queue(Drain, _IN_FLIGHT)
-        request = Drain(self.instruction.payload[: Drain.as_shape().size])
+        taken, request = Signal(), Signal(Drain, reset_less=True)
+        m.d.comb += self.instruction.ready.eq(~taken)
+        with m.If(~taken):
+            m.d.sync += [taken.eq(self.instruction.valid), request.eq(self.instruction.payload)]
         requesting, bank = Signal(), Signal()
         pixel = Signal(10)
         more = Signal(11)  # pixels after the present one, less one: its sign marks the last
         beat = Signal(range(max(groups, 2)))  # Verilog has no signals without bits
         requested = Signal()  # the last cycle of the last request
-        accepted = self.instruction.valid & self.instruction.ready
+        accepted = Signal()
         m.d.comb += [
             requested.eq(requesting & (beat == groups - 1) & more[-1]),
-            self.instruction.ready.eq(arriving.i.ready & (~requesting | requested)),
+            accepted.eq(taken & arriving.i.ready & (~requesting | requested)),
             arriving.i.payload.eq(request),
             arriving.i.valid.eq(accepted),
             self.sums_read.valid.eq(requesting & (beat == 0)),
@@ -82,7 +85,7 @@ class DrainUnit(wiring.Component):
         with m.If(requested):
             m.d.sync += [requesting.eq(0), bank.eq(~bank)]
         with m.If(accepted):
-            m.d.sync += [requesting.eq(1), pixel.eq(0), more.eq(request.pixels - 2)]
+            m.d.sync += [taken.eq(0), requesting.eq(1), pixel.eq(0), more.eq(request.pixels - 2)]
 
         # Arrivals: counters run ahead to the next group to come.
         now, following = Signal(Drain), arriving.o.payload
@@ -157,5 +160,5 @@ class DrainUnit(wiring.Component):
         unfinished = Signal(6)  # instructions begun and not retired: each has at least one group, so the pipeline's length bounds them
         begun = delayed(m, accepted, reset=True)
         m.d.sync += unfinished.eq(unfinished + begun - retired)
-        m.d.comb += self.control.busy.eq(begun | unfinished.any())
+        m.d.comb += self.control.busy.eq(taken | begun | unfinished.any())
         return m

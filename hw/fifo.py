@@ -11,15 +11,15 @@ __all__ = ["Queue"]
 
 #: Up to here a queue lies in LUTs.
 _LUT_DEPTH = 32
-#: Elements read from block RAM before they are asked for: as many as are read and given back while the first of them comes.
-_AHEAD = 8
+#: Elements read from block RAM before they are asked for: one a cycle, until the first of them has come and gone.
+_AHEAD = 4
 
 
 class Queue(wiring.Component):
-    """First in, first out; one element per cycle. Ready and valid come from registers.
+    """First in, first out; one element per cycle. Ready and valid depend on registers alone.
 
-    A queue of up to 32 elements lies in LUTs and shows an element the cycle after it was taken; a deeper one, a power of two, lies in block RAM, takes four
-    cycles, and may hold a few elements more.
+    A queue of up to 32 elements lies in LUTs and shows an element the cycle after it was taken; a deeper one, a power of two, lies in block RAM and takes four
+    cycles. `depth`: the elements that it takes at least, whoever hesitates.
     """
 
     def __init__(self, shape: ShapeLike, depth: int):
@@ -32,8 +32,8 @@ class Queue(wiring.Component):
         super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
 
     @property
-    def depth(self) -> int:
-        """Elements it holds at least, and at most."""
+    def capacity(self) -> int:
+        """Elements it holds at most."""
         return self._depth if self._depth <= _LUT_DEPTH else self._depth + _AHEAD
 
     def elaborate(self, platform):

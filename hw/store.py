@@ -1,6 +1,6 @@
 """STORE: output staging → max pooling → memory."""
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -15,7 +15,6 @@ __all__ = ["SerialProduct", "StoreUnit"]
 
 #: Beats that have been read or are being read and that the memory has not taken yet, at most.
 _QUEUED_BEATS = 16
-_Beat = data.ArrayLayout(signed(8), PLANE)
 
 
 class SerialProduct(wiring.Component):
@@ -192,16 +191,17 @@ class StoreUnit(wiring.Component):
         inside, replace, moving = delayed(m, inside, wait), delayed(m, begins_window, wait + 1), delayed(m, advance, wait + 1)
         complete = delayed(m, advance & window_done, wait + 2, reset=True)
 
-        maximum = Signal(_Beat, reset_less=True)
-        staged = data.View(_Beat, Cat(ram.read_data for ram in rams))
-        for k in range(PLANE):
-            code = delayed(m, Mux(inside, staged[k], Const(-128, signed(8))), name=f"code{k}")
-            with m.If(moving & (replace | (code > maximum[k]))):
-                m.d.sync += maximum[k].eq(code)
+        # Codes plus 128, which are compared without a sign: 0 is below all others.
+        maxima = [Signal(8, name=f"maximum{k}", reset_less=True) for k in range(PLANE)]
+        staged = Cat(ram.read_data for ram in rams)
+        for k, maximum in enumerate(maxima):
+            code = delayed(m, (staged.word_select(k, 8) ^ 0x80) & inside.replicate(8), name=f"code{k}")
+            with m.If(moving & (replace | (code > maximum))):
+                m.d.sync += maximum.eq(code)
 
         m.submodules.queue = queue = Queue(BEAT_BITS, _QUEUED_BEATS)
         wiring.connect(m, queue.o, wiring.flipped(self.beats))
-        m.d.comb += [queue.i.valid.eq(complete), queue.i.payload.eq(maximum)]
+        m.d.comb += [queue.i.valid.eq(complete), queue.i.payload.eq(Cat(maximum ^ 0x80 for maximum in maxima))]
         m.d.sync += credit.eq(credit + (self.beats.valid & self.beats.ready) - (advance & window_done))
         return ~reading, credits_full
 

@@ -90,7 +90,7 @@ async def equals_golden(dut):
 async def drain(dut, config, rng, words, residuals, drained, latency, sums_latency, probability):
     """Run instructions offered with `probability` a cycle, `drained` of them having run before, and check all outputs; returns their number."""
     groups = config.outputs // config.drain_lanes
-    sizes = [1, 1, 1, 2, 1, 16, 17, min(config.tile_pixels, 100), *[rng.randint(1, 40) for _ in range(20)]]
+    sizes = [1, 1, 1, 2, 1, 16, 17, min(config.tile_pixels, 100), *[rng.randint(2, 40) for _ in range(20)]]
     encoded = [drain_instruction(rng, config, pixels) for pixels in sizes]
     instructions = [decode(word)[1] for word in encoded]
     generator = np.random.default_rng(rng.randrange(1 << 30))
@@ -145,7 +145,7 @@ async def drain(dut, config, rng, words, residuals, drained, latency, sums_laten
     gaps = [later[0] - earlier[0] for earlier, later in zip(requests, requests[1:])]
     assert min(gaps) >= groups
     if probability == 1:
-        # Also from one instruction to the next, but for the short ones at the beginning.
+        # Also from one instruction to the next, but for those of a single cycle at the beginning.
         assert set(gaps[sum(sizes[:6]) :]) == {groups}
     assert sum(count for _, count in results) == clamped
     assert 0 < clamped < 0.95 * len(expected) * config.drain_lanes

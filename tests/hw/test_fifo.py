@@ -34,8 +34,8 @@ async def keeps_order(dut):
             if taken:
                 held.append(dut.i_payload.value.to_unsigned())
             most = max(most, len(held))
-            assert len(held) <= parameters()["depth"], phase
-    assert not held and most == parameters()["depth"]
+            assert len(held) <= parameters()["capacity"], phase
+    assert not held and most == parameters()["capacity"]
 
 
 @cocotb.test()
@@ -55,8 +55,8 @@ async def streams(dut):
 @pytest.mark.parametrize(("width", "depth"), [(9, 2), (64, 16), (64, 64), (37, 128)])
 def test_queue(width, depth):
     queue = Queue(width, depth)
-    values = {"width": width, "depth": queue.depth, "latency": 1 if depth <= 32 else 4}
-    assert queue.depth >= depth
+    values = {"width": width, "capacity": queue.capacity, "latency": 1 if depth <= 32 else 4}
+    assert queue.capacity >= depth
     for test in ("keeps_order", "streams"):
         run_cocotb(to_verilog(queue), __file__, test, values)
 
