@@ -166,7 +166,7 @@ def run(
         raise CelosiaError(f"--vcd: device {device!r} has no waveform; give --device rtl")
     if vcd:
         _expect_folder(vcd)
-    window = _window(vcd_cycles, vcd)
+    window = _vcd_options(vcd_cycles, vcd)
     if output:
         _expect_folder(output)
         images.expect_format(output)
@@ -179,21 +179,15 @@ def run(
         result = opened.run(program, samples.images)
         watch.lap("run")
     report = run_report(model, opened, program, result, samples.names, watch.seconds)
-    if vcd:
-        _tell_waveform(vcd, report["waveform"], result)
     if output:
         captions = [row["class"] for row in report["predictions"]] or samples.names
         images.draw(output, samples.images, captions, program.network.preprocess)
     if as_json:
-        return emit(report)
-    for row in report["predictions"]:
-        print(f"{row['image']}: {row['class']}")
-    if report["cycles"]:
-        print(f"{report['cycles']:,} cycles for {report['images']} images, {report['utilisation']:.1%} of the array used, "
-              f"{report['frames_per_second']:.4g} frames/s at {report['clock_mhz']:g} MHz")
-        print(f"stalls: {_stalls(report)}")
-    print(f"outputs sha256 {report['outputs_sha256']}")
-    return None
+        emit(report)
+    else:
+        _print_run(report)
+    if vcd:
+        _tell_run(vcd, report["waveform"], result)
 
 
 @app.command()
@@ -234,7 +228,7 @@ def diff(
               f"pixel ({found['y']}, {found['x']}): {' and '.join(map(str, found['values'].values()))}; "
               f"{found['different']:,} of {found['of']:,} values of that layer differ")
     if vcd and not as_json:
-        print(_waveform(vcd, report))
+        print(_diff_note(vcd, report))
     raise typer.Exit(0 if report["equal"] else 1)
 
 
@@ -283,7 +277,17 @@ def _open(name, config, progress, **options):
     return open_device(name, config, **options, **({"progress": progress} if name == "rtl" else {}))
 
 
-def _window(text, vcd):
+def _print_run(report):
+    for row in report["predictions"]:
+        print(f"{row['image']}: {row['class']}")
+    if report["cycles"]:
+        print(f"{report['cycles']:,} cycles for {report['images']} images, {report['utilisation']:.1%} of the array used, "
+              f"{report['frames_per_second']:.4g} frames/s at {report['clock_mhz']:g} MHz")
+        print(f"stalls: {_stalls(report)}")
+    print(f"outputs sha256 {report['outputs_sha256']}")
+
+
+def _vcd_options(text, vcd):
     """The options of a device for the waveform of a run."""
     if text is None:
         return {"vcd": vcd} if vcd else {}
@@ -296,7 +300,7 @@ def _window(text, vcd):
     return {"vcd": vcd, "vcd_range": (first, last + 1)}
 
 
-def _tell_waveform(vcd, waveform, result):
+def _tell_run(vcd, waveform, result):
     """On stderr, which cycles of a run the file holds."""
     cycles = result.cycles // result.runs
     if not waveform:
@@ -307,7 +311,7 @@ def _tell_waveform(vcd, waveform, result):
     print(f"{vcd}: cycles {first:,} to {last:,}{of}{others}", file=sys.stderr)
 
 
-def _waveform(vcd, report):
+def _diff_note(vcd, report):
     """What `diff` has to say of its waveform."""
     waveform = report["waveform"]
     if not waveform:

@@ -34,7 +34,7 @@ def makers(program: Program, layer: int, image: int, channel: int, y: int, x: in
         retired[unit] += 1
         if opcode == Opcode.STORE:
             tile_is_stored = True
-            index = _index(fields, beat) if first_store <= retired[unit] <= last_store else None
+            index = _index(fields, beat) if first_store <= retired[unit] <= last_store and fields["base"] == place.base else None
             if index is not None:
                 return (Unit.COMPUTE, before) if before else None, (BEAT_WRITTEN, written + index + 1)
             written += (fields["last_plane"] + 1) * fields["rows"] * fields["columns"]

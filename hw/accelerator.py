@@ -34,6 +34,9 @@ class Accelerator(wiring.Component):
 
     `s_axil` answers register accesses at any time (see `registers.py`), `m_axi` reads and writes up to eight bursts ahead each, `interrupt` is high from the end of a
     program to the next start. What the engine does on an error is told in `control.py`.
+
+    Simulate it as Verilog (:func:`build.to_verilog`): in Amaranth's own simulator the engine's clock, which follows `clk` by an assignment, comes too late to be
+    the same edge.
     """
 
     def __init__(self, config: AcceleratorConfig, build: int = 0):

@@ -4,8 +4,8 @@
     python -m celosia.hw.gate --block engine --seeds 1 2 3 -o results/engine.json
 
 A seed takes about a quarter of an hour, of the engine half an hour. Netlist, logs and reports stay in a folder named by the netlist's content, the tools
-and their options, and what is there is not made again. $YOSYS and $NEXTPNR_ECP5 name tools to use instead of the packaged ones, as they do for Amaranth:
-native ones take half the time.
+and their options, and what is there is not made again. $YOSYS and $NEXTPNR_ECP5 name tools to use instead of the packaged ones, as they do for Amaranth;
+native ones are faster.
 """
 
 import argparse
@@ -97,7 +97,7 @@ class ArrayGate(wiring.Component):
 
 
 class EngineGate(wiring.Component):
-    """The Accelerator behind 13 registered pins: its inputs are shifted in and taken over together, its outputs come out folded by exclusive or."""
+    """The Accelerator behind 12 registered pins: its inputs are shifted in and taken over together, its outputs come out folded by exclusive or."""
 
     clk: In(1)
     reset: In(1)
@@ -217,7 +217,7 @@ def main(arguments: "list[str] | None" = None) -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("results/gate.json"))
     options = parser.parse_args(arguments)
     config = get_config(options.config)
-    commit = _commit()  # before the hours in which others commit
+    commit, tools = _commit(), _tools()  # before the hours in which others commit, or install
     netlist, folder = _netlist(options.block, config, options.work.resolve())
     print(f"netlist, logs and reports: {folder}", flush=True)
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -229,7 +229,7 @@ def main(arguments: "list[str] | None" = None) -> None:
     result = {
         "command": f"{instead}python -m celosia.hw.gate --block {options.block} --config {options.config} --seeds {seeds} -o {options.output}",
         **commit, "netlist": netlist, "block": options.block, "config": config.name, "part": "LFE5U-85F-6BG381C",
-        "tools": _tools(),
+        "tools": tools,
         "synthesis": _SYNTHESIS, "place_and_route": " ".join(["nextpnr-ecp5", *_ROUTE, "--seed", "N"]),
         "macs": config.macs, "mult18": used.get("MULT18X18D", 0), "ebr": used.get("DP16KD", 0), "comb": used.get("TRELLIS_COMB", 0), "ff": used.get("TRELLIS_FF", 0),
         "fmax_mhz_median": round(statistics.median(run["fmax_mhz"] for run in runs), 1), "runs": runs,

@@ -32,7 +32,7 @@ class Planes(data.Struct):
 
 
 class _Request(wiring.Component):
-    """Turns planes into runs: one per cycle, the first three cycles after the planes were taken."""
+    """Turns planes into runs: one per cycle, the first two cycles after the planes were taken."""
 
     planes: In(stream.Signature(Planes))
     bases: In(data.ArrayLayout(32, len(Base)))
@@ -116,7 +116,7 @@ class _Load(wiring.Component):
 class LoadWeights(_Load):
     """LOAD_WEIGHTS: one run, written a beat per cycle, one cycle after the beat came.
 
-    Beats of an instruction arrive at the earliest five cycles after it was taken; a further one is taken every four cycles, until `AHEAD` wait for their beats.
+    Beats of an instruction arrive at the earliest five cycles after it was taken; a further one is taken every three cycles, until `AHEAD` wait for their beats.
     It retires and posts the cycle after its last write. Errors of the bus are the DMA's affair: their beats count as data.
     """
 

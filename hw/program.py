@@ -112,7 +112,7 @@ class Program:
     estimates: list[dict]
 
     def __post_init__(self):
-        if not 0 <= self.instructions < 1 << LENGTH_BITS:
+        if self.instructions >= 1 << LENGTH_BITS:
             raise ProgramError(f"program {self.network.name} has {self.instructions:,} instructions, the engine counts {(1 << LENGTH_BITS) - 1:,} at most; "
                                "compile it for a smaller batch, or cut the network in two")
 
@@ -148,6 +148,8 @@ class Program:
         """Raises ValueError if a device could not even place it in memory: what a file may get wrong, beyond the network."""
         if self.image.dtype != np.uint8 or self.image.size != self.sizes[Base.WEIGHTS] or self.code_offset + 16 * self.instructions > self.image.size:
             raise ValueError("the image is not what the header describes")
+        if self.instructions < 1:
+            raise ValueError(f"{self.instructions} instructions")
         if len(self.stores) != len(self.network.layers):
             raise ValueError(f"{len(self.stores)} ends of {len(self.network.layers)} layers")
         for names, places in ((self.network.inputs, self.inputs), (self.network.outputs, self.outputs)):
@@ -183,5 +185,7 @@ class Program:
                           estimates=header["estimates"], inputs=[placement(p) for p in header["inputs"]], outputs=[placement(p) for p in header["outputs"]])
             program._verify()
             return program
+        except ProgramError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProgramError(f"{path}: is damaged or was made by another version ({error}); compile it again") from None

@@ -84,7 +84,8 @@ class RtlDevice:
     vcd: a file for the waveform of the first run; needs a build of its own and is slow. `vcd_range`: its first cycle and the one after its last, counted from the
     program's start as those of layers and `stamps` are; cycle n is the time steps 2n, with its values, and 2n + 1, after the clock's edge.
     progress: called about every 0.2 s with the cycles done and the cycles per second. verilog: other hardware with the same ports.
-    power_up: if False, registers that reset leaves alone and memories begin with random bits, from `seed`, instead of the FPGA's power-up values.
+    power_up: if False, registers that reset leaves alone and memories begin with random bits, from `seed`, instead of the FPGA's power-up values; such values
+    in a `verilog` of one's own stay.
     limit_cycles: after which a run is given up. Raises :exc:`DeviceError` if the device cannot be built or is not what `config` describes.
     """
 
@@ -105,15 +106,16 @@ class RtlDevice:
             path = _build(verilog, bool(vcd), power_up) if verilog else build(config, trace=bool(vcd), power_up=power_up)
         except (RuntimeError, OSError) as error:
             raise DeviceError(f"the RTL of config {config.name} could not be built: {error}") from error
-        self._vcd, self._vcd_first = WaveformFile(vcd) if vcd else None, vcd_range[0]
+        self._vcd, self._vcd_first, self._vcd_over = None, vcd_range[0], False
         self._library = _load(path)
         # Random, so that nobody relies on zeros.
         self._memory = np.random.default_rng(seed).integers(0, 256, config.memory_bytes, np.uint8)
         self._board = self._library.board_open(self._memory.ctypes.data, self._memory.nbytes, *MEMORIES[memory], seed)
         self._resident = None
-        if vcd:
-            self._library.board_trace(self._board, str(self._vcd.temporary).encode(), *vcd_range)
         try:
+            if vcd:
+                self._vcd = WaveformFile(vcd)
+                self._library.board_trace(self._board, str(self._vcd.temporary).encode(), *vcd_range)
             self._reset()
             self._identify()
         except BaseException:
@@ -181,10 +183,12 @@ class RtlDevice:
     def _run(self, program, bases, marks):
         """The stamps of a run's marks, and its counters."""
         try:
-            return self._execute(program, bases, marks), {register.name.lower(): self._read(register) for register in _COUNTERS}
+            stamps = self._execute(program, bases, marks)
+            self._vcd_over = True
+            return stamps, {register.name.lower(): self._read(register) for register in _COUNTERS}
         except BaseException as error:
             # A run that stopped by itself is what a waveform is wanted for.
-            if self._vcd and not isinstance(error, DeviceError):
+            if self._vcd and not self._vcd_over and not isinstance(error, DeviceError):
                 self._vcd.discard()
             self._reset()
             raise

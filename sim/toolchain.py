@@ -26,7 +26,13 @@ def cache_folder() -> Path:
 def compiler() -> tuple[str, ...]:
     """The command of the C++ compiler: `$CELOSIA_CXX`, else the system's, else the one in PyPI's `ziglang`. Raises :exc:`BuildError` if there is none."""
     if command := os.environ.get("CELOSIA_CXX"):
-        return tuple(shlex.split(command))
+        try:
+            words = tuple(shlex.split(command))
+        except ValueError:
+            words = ()
+        if not words or not shutil.which(words[0]):
+            raise BuildError(f"$CELOSIA_CXX must be the command of a C++ compiler, not {command!r}; correct or unset it")
+        return words
     for name in ("g++", "clang++"):
         if path := shutil.which(name):
             return (path,)

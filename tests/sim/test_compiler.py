@@ -1,6 +1,7 @@
 """A machine without a C++ compiler: PyPI's `ziglang` serves."""
 
 import importlib.util
+import re
 import sys
 
 import numpy as np
@@ -33,9 +34,16 @@ def bare(tmp_path, monkeypatch):
 def test_ziglang_is_the_last_choice(bare):
     pytest.importorskip("ziglang")
     assert toolchain.compiler() == ZIG
-    bare.setenv("CELOSIA_CXX", "clang++ -fuse-ld=lld")
+    bare.setenv("CELOSIA_CXX", f"{sys.executable} -m 'some compiler'")
     toolchain.compiler.cache_clear()
-    assert toolchain.compiler() == ("clang++", "-fuse-ld=lld")
+    assert toolchain.compiler() == (sys.executable, "-m", "some compiler")
+
+
+@pytest.mark.parametrize("command", ["no/such/g++", "'g++", " "])
+def test_command_that_is_none(bare, command):
+    bare.setenv("CELOSIA_CXX", command)
+    with pytest.raises(toolchain.BuildError, match=f"CELOSIA_CXX must be the command of a C.. compiler, not .*{re.escape(command)}.*; correct or unset it"):
+        toolchain.compiler()
 
 
 def test_no_compiler_at_all(bare):
