@@ -185,7 +185,7 @@ class Program:
                           estimates=header["estimates"], inputs=[placement(p) for p in header["inputs"]], outputs=[placement(p) for p in header["outputs"]])
             program._verify()
             return program
-        except ProgramError:
-            raise
+        except ProgramError as error:
+            raise ProgramError(f"{path}: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProgramError(f"{path}: is damaged or was made by another version ({error}); compile it again") from None

@@ -117,7 +117,7 @@ def test_a_program_knows_the_memory_it_needs():
 
 
 @pytest.mark.parametrize("damage", [
-    lambda header: header.update(instructions=10**6), lambda header: header.update(instructions=1 << 24), lambda header: header["sizes"].update(INPUT=8),
+    lambda header: header.update(instructions=10**6), lambda header: header.update(instructions=-1), lambda header: header["sizes"].update(INPUT=8),
     lambda header: header.update(inputs=[]),
     lambda header: header["stores"].pop(), lambda header: header["config"].update(outputs=3), lambda header: header.update(config=3),
 ])
