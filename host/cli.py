@@ -201,7 +201,7 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Compare two devices: the first differing layer, image, channel and pixel, and a waveform around it. Exit code 1 if they differ."""
-    from .report import compare
+    from .report import compare, verdict
     from .source import compile_network
     from .source import inputs as load_inputs
 
@@ -218,15 +218,8 @@ def diff(
         report = compare(program.network, program, names, samples.images, compile_network, vcd, progress=progress)
     if as_json:
         emit(report)
-    elif report["equal"]:
-        print(f"{names[0]} and {names[1]} agree on every output byte of {len(samples.names)} images")
-    elif report["difference"]["layer"] is None:
-        print(f"{names[0]} and {names[1]} differ: {report['difference']['reason']}")
     else:
-        found = report["difference"]
-        print(f"{names[0]} and {names[1]} differ first in layer {found['layer']}, image {found['image']}, channel {found['channel']}, "
-              f"pixel ({found['y']}, {found['x']}): {' and '.join(map(str, found['values'].values()))}; "
-              f"{found['different']:,} of {found['of']:,} values of that layer differ")
+        print(verdict(report) + (f" of {len(samples.names)} images" if report["equal"] else ""))
     if vcd and not as_json:
         print(_diff_note(vcd, report))
     raise typer.Exit(0 if report["equal"] else 1)

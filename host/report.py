@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from .device import Device, Result, open_device
 from .errors import CelosiaError
 from .waveform import record
 
-__all__ = ["Stopwatch", "bench_report", "compare", "memory_report", "outputs_sha256", "predictions", "run_report"]
+__all__ = ["Stopwatch", "bench_report", "compare", "equal_codes", "memory_report", "outputs_sha256", "predictions", "run_on", "run_report", "verdict"]
 
 
 class Stopwatch:
@@ -96,19 +97,34 @@ def memory_report(program: Program) -> dict:
     return {"regions": regions, "bytes": program.memory_bytes, "available": program.config.memory_bytes}
 
 
-def compare(network: Network, program: Program, names: "list[str]", images: np.ndarray, compile, vcd: "Path | None" = None, **options) -> dict:
+def run_on(device: "str | Device", program: Program, images: "np.ndarray | Sequence[np.ndarray]", **options) -> Result:
+    """Run a program on an open device, or on one opened for it by name; the options are those of `rtl`."""
+    if isinstance(device, Device):
+        return device.run(program, images)
+    with open_device(device, program.config, **(options if device == "rtl" else {})) as opened:
+        return opened.run(program, images)
+
+
+def equal_codes(first: Result, second: Result) -> bool:
+    """Whether two results are the same, byte for byte."""
+    return all(np.array_equal(one, other) for one, other in zip(first.codes, second.codes, strict=True))
+
+
+def compare(network: Network, program: Program, devices: "list[str | Device]", images: "np.ndarray | Sequence[np.ndarray]", compile, vcd: "Path | None" = None, *,
+            results: "list[Result] | None" = None, **options) -> dict:
     """Run a program on two devices; where their outputs differ, find the first layer, image, channel and pixel that do.
 
     For that the network is compiled again with every layer's output as an output of its own. `vcd`: where to write the waveform of `rtl`, one of the devices,
-    around that pixel, of the program so compiled.
+    around that pixel, of the program so compiled. `results`: what the devices put out, if they have run.
     """
-    first, second = (_codes(name, program, images, options) for name in names)
-    report = {"model": network.name, "devices": names, "config": program.config.name, "equal": _equal(first, second), "difference": None, "waveform": None}
+    names = [device.name if isinstance(device, Device) else device for device in devices]
+    results = results or [run_on(device, program, images, **options) for device in devices]
+    report = {"model": network.name, "devices": names, "config": program.config.name, "equal": equal_codes(*results), "difference": None, "waveform": None}
     if report["equal"]:
         return report
     every = replace(network, outputs=[layer.output for layer in network.layers], output_shapes={})
     program = compile(every, program.config, program.batch)
-    first, second = (_codes(name, program, images, options) for name in names)
+    first, second = (run_on(device, program, images, **options).codes for device in devices)
     for index, (layer, one, other) in enumerate(zip(network.layers, first, second)):
         if not np.array_equal(one, other):
             image, channel, y, x = (int(index) for index in np.argwhere(one != other)[0])
@@ -122,13 +138,15 @@ def compare(network: Network, program: Program, names: "list[str]", images: np.n
     return report
 
 
-def _codes(name, program, images, options):
-    with open_device(name, program.config, **(options if name == "rtl" else {})) as device:
-        return device.run(program, images).codes
-
-
-def _equal(first, second):
-    return all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
+def verdict(report: dict) -> str:
+    """What :func:`compare` found, in one sentence."""
+    devices, found = " and ".join(report["devices"]), report["difference"]
+    if report["equal"]:
+        return f"{devices} agree on every output byte"
+    if found["layer"] is None:
+        return f"{devices} differ: {found['reason']}"
+    return (f"{devices} differ first in layer {found['layer']}, image {found['image']}, channel {found['channel']}, pixel ({found['y']}, {found['x']}): "
+            f"{' and '.join(map(str, found['values'].values()))}; {found['different']:,} of {found['of']:,} values of that layer differ")
 
 
 def _row(name, op, macs, cycles, bound, dram_bytes, program):
