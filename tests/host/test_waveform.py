@@ -7,13 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from amaranth.hdl import Signal
+from faulty import IMAGE, Faulty, X, Y
 from networks import network_of, random_layer, random_network
 
 from celosia.host.cli import main
 from celosia.host.compile import compile
 from celosia.host.waveform import makers
-from celosia.hw.accelerator import Accelerator
 from celosia.hw.build import to_rtlil
 from celosia.hw.config import PLANE, get_config
 from celosia.hw.isa import Opcode, Unit, decode, unit_of
@@ -23,24 +22,6 @@ from celosia.sim.verilate import fast_verilog
 from celosia.sim.waveform import VCD_CYCLES
 
 CONFIG = get_config("tiny")
-#: Where the fault shows: layer "first" puts out 4 × 12 × 12, one plane an image, in a batch of two.
-IMAGE, Y, X = 1, 7, 5
-BEAT = (IMAGE * 12 + Y) * 12 + X
-
-
-class Faulty(Accelerator):
-    """Writes nonsense as beat BEAT of a program, counted from 0; `planted` is high in that cycle."""
-
-    def elaborate(self, platform):
-        m = super().elaborate(platform)
-        beats, planted = Signal(32), Signal()
-        m.d.comb += planted.eq(self.m_axi.wvalid & self.m_axi.wready & (beats == BEAT))
-        m.d.sync += beats.eq(beats + (self.m_axi.wvalid & self.m_axi.wready))
-        with m.If(self.interrupt):
-            m.d.sync += beats.eq(0)
-        with m.If(planted):
-            m.d.comb += self.m_axi.wdata.eq(0x5AA55AA55AA55AA5)
-        return m
 
 
 @pytest.fixture(scope="module")
