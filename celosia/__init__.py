@@ -15,6 +15,7 @@ _PUBLIC = {
     "compile": "celosia.host.compile",
     "open_device": "celosia.host.device",
     "Result": "celosia.host.device",
+    "assert_bit_exact": "celosia.host.bit_exact",
     "AcceleratorConfig": "celosia.hw.config",
     "get_config": "celosia.hw.config",
     "Network": "celosia.hw.network",

@@ -66,6 +66,14 @@ def test_torch_is_not_loaded(statement):
     assert done.stdout.strip() == "[]"
 
 
+def test_the_pytest_plugin_loads_nothing():
+    """It is part of every pytest run where celosia is installed."""
+    script = ("import sys, pytest; before = set(sys.modules); import celosia.host.pytest_plugin; "
+              "print(*sorted(name for name in set(sys.modules) - before if not name.startswith(('celosia', 'importlib', 'email'))))")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_public_names_resolve():
     assert set(dir(celosia)) == set(celosia.__all__)
     for name in celosia.__all__:
