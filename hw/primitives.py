@@ -110,13 +110,12 @@ class WideRam(wiring.Component):
     A word is written in lanes of `lane_width` bits, one bit of `write_enable` each. A read sees all that was written in earlier cycles; what is read in the
     cycle in which it is written is undefined. masked: there is an input `read_enable`, and what is read without it is 0.
 
-    On an FPGA addresses go through two levels of registers to groups of eight block RAMs, and what is read through two on its way back. The depth is cut
-    into powers of two, each made of block RAMs of just that depth, since a wide multiplexer across the die would limit the clock: 13312 words are 8K×2, 4K×4
-    and 1K×18 and need one of 3:1.
+    On an FPGA addresses go through two levels of registers to groups of eight block RAMs. The depth is cut into powers of two, each made of block RAMs of
+    just that depth, since a wide multiplexer across the die would limit the clock: 13312 words are 8K×2, 4K×4 and 1K×18 and need one of 3:1.
     In simulation a lane is one memory.
     """
 
-    latency = 6
+    latency = 5
     #: Cycles from an address to the block RAMs.
     _hops = 2
     _group, _groups_per_copy = 8, 3
@@ -210,13 +209,13 @@ class WideRam(wiring.Component):
                     block.read_address.eq(group_read),
                 ]
                 words[lane][segment].append(block.read_data)
-        read = [delayed(m, Cat(*(Cat(lane[segment]) for lane in words)), name=f"segment{segment}") for segment in range(len(self.segments))]
+        read = [Cat(*(Cat(lane[segment]) for lane in words)) for segment in range(len(self.segments))]
         if len(read) == 1 and not self._masked:
             m.d.comb += self.read_data.eq(delayed(m, read[0], name="read"))
             return
         enable = self.read_enable if self._masked else Const(1)
         select = Cat(enable & self._in_segment(self.read_address, start, size) for start, size in self.segments)
-        select = delayed(m, select, self._hops + BlockRam.latency, name="select")
+        select = delayed(m, select, self._hops + BlockRam.latency - 1, name="select")
         starts = range(0, len(self.read_data), self._select_bits)
         for bit, copy in zip(starts, copies(m, platform, select, len(starts), "select")):
             part = slice(bit, min(bit + self._select_bits, len(self.read_data)))
