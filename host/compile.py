@@ -11,7 +11,7 @@ from ..hw.program import Program
 from .allocate import allocate, check_memory
 from .emit import Emitter
 from .errors import CompileError
-from .pack import pack_parameters, pack_weights
+from .pack import pack_parameters, pack_table, pack_weights
 from .tasks import WeightOffsets
 from .tile import Plan, plan_layer
 
@@ -64,6 +64,7 @@ def _image(plans):
     for plan in plans:
         geometry = plan.geometry
         parameters = append(pack_parameters(geometry))
+        table = append(pack_table(geometry.layer.lookup.table)) if geometry.layer.lookup else None
         weights, known = {}, {}
         for first in [first for block in range(geometry.blocks) for first in geometry.parts(block)]:
             packed = pack_weights(geometry, first)
@@ -72,6 +73,6 @@ def _image(plans):
             if digest not in known:
                 known[digest] = append(packed)
             weights[first] = known[digest]
-        offsets.append(WeightOffsets(parameters, weights))
+        offsets.append(WeightOffsets(parameters, table, weights))
         append(np.zeros(-end % 512, np.uint8))
     return np.concatenate(parts), offsets

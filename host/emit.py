@@ -8,7 +8,7 @@ from collections import deque
 from math import ceil, prod
 
 from ..hw.config import PLANE, AcceleratorConfig
-from ..hw.isa import Base, Opcode, Unit
+from ..hw.isa import TABLE_ENTRIES, Base, Opcode, Target, Unit
 from ..hw.network import Network
 from ..hw.program import Placement
 from .schedule import Mark, Ring, Schedule
@@ -58,7 +58,10 @@ class Emitter:
         self._parameters = Ring(config.parameter_words, wraps=False)
         self._residuals = Ring(config.stage_pixels, wraps=True)
         self._staging = Ring(config.stage_pixels, wraps=True)
-        self._ahead = {ring: _Ahead() for ring in (self._maps, self._weights, self._parameters, self._residuals)}
+        self._tables = Ring(TABLE_ENTRIES // 256, wraps=False)
+        self._ahead = {ring: _Ahead() for ring in (self._maps, self._weights, self._parameters, self._tables, self._residuals)}
+        # Per ring of what lies behind base WEIGHTS: what LOAD_WEIGHTS fills, its addresses and the beats per unit of the ring.
+        self._targets = {self._weights: (Target.WEIGHTS, 1, self._lanes), self._parameters: (Target.PARAMETERS, 1, 4), self._tables: (Target.TABLE, 256, 256)}
         self._staged = []   # (tile, region) that later stores of the strip may read
         self._drains = []   # DRAIN marks, one a completed bank of sums
         self._written = {}  # tensor → (images, rows, block channels, STORE mark)
@@ -68,6 +71,8 @@ class Emitter:
 
     def _run_ahead(self):
         while self._load_constant(self._work.parameter_loads, self._parameters):
+            pass
+        while self._load_constant(self._work.table_loads, self._tables):
             pass
         while self._load_constant(self._work.weight_loads, self._weights):
             pass
@@ -80,16 +85,16 @@ class Emitter:
                 break
 
     def _load_constant(self, loads, ring, force=False):
-        """Emit the next load of weights or parameters, if there is one and room for it; `force`: however far ahead."""
+        """Emit the next load of weights, parameters or a table, if there is one and room for it; `force`: however far ahead."""
         if not loads or (self._ahead[ring].full and not force):
             return False
         load = loads[0]
         load.region = ring.allocate(load.words)
         if load.region is None:
             return False
-        parameters = ring is self._parameters
+        target, step, beats = self._targets[ring]
         load.mark = self._schedule.emit(Opcode.LOAD_WEIGHTS, [load.region.after], base=Base.WEIGHTS, offset=load.offset // 8,
-                                        parameters=parameters, address=load.region.start, beats=load.words * (4 if parameters else self._lanes))
+                                        target=target, address=load.region.start * step, beats=load.words * beats)
         self._ahead[ring].add(load.mark)
         loads.popleft()
         return True
@@ -258,23 +263,32 @@ class Emitter:
 
     def _emit_drain(self, task, geometry, first, parameters, word, compute, region):
         layer, residual, tile = geometry.layer, geometry.layer.residual, task.tile
+        before = layer.lookup.before if layer.lookup else self._network.tensors[layer.output]
         while parameters.mark is None:
             loaded = self._load_constant(self._work.parameter_loads, self._parameters, force=True)
             assert loaded, "the parameter buffer holds a block's"
         self._ahead[self._parameters].passed(parameters.mark)
-        values = {}
+        values = {"leaky": layer.negative is not None}
+        if table := task.table:
+            while table.mark is None:
+                loaded = self._load_constant(self._work.table_loads, self._tables, force=True)
+                assert loaded, "the tables hold a layer's"
+            self._ahead[self._tables].passed(table.mark)
+            values |= {"table": 1, "page": table.region.start}
         if residual:
             while task.residual.mark is None:
                 loaded = self._load_residual()
                 assert loaded, "a tile's summand has been stored, and the residual buffer holds two tiles"
             self._ahead[self._residuals].passed(task.residual.mark)
-            values = {"residual": 1, "residual_address": task.residual.region.start, "residual_zero_point": self._network.tensors[residual.tensor].zero_point,
+            values |= {"residual": 1, "residual_address": task.residual.region.start, "residual_zero_point": self._network.tensors[residual.tensor].zero_point,
                       "residual_multiplier": residual.multiplier, "residual_shift": residual.shift}
         mark = self._schedule.emit(
-            Opcode.DRAIN, [compute, parameters.mark, region.after, task.residual and task.residual.mark],
+            Opcode.DRAIN, [compute, parameters.mark, region.after, task.residual and task.residual.mark, table and table.mark],
             pixels=tile.pixels, address=region.start, group=(first - task.block * geometry.block) // self._config.drain_lanes,
-            parameters=parameters.region.start + word, zero_point=self._network.tensors[layer.output].zero_point, low=layer.low, high=layer.high, **values)
+            parameters=parameters.region.start + word, zero_point=before.zero_point, low=layer.low, high=layer.high, **values)
         parameters.use(mark)
+        if table:
+            table.use(mark)
         return mark
 
     def _emit_stores(self, task, geometry, region):

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from ..hw.parameters import encode_parameters
 from .geometry import Geometry
 
-__all__ = ["pack_parameters", "pack_weights"]
+__all__ = ["pack_parameters", "pack_table", "pack_weights"]
 
 
 def pack_weights(geometry: Geometry, first: int) -> np.ndarray:
@@ -30,14 +31,19 @@ def pack_weights(geometry: Geometry, first: int) -> np.ndarray:
 
 
 def pack_parameters(geometry: Geometry) -> np.ndarray:
-    """Parameter words, uint8, of all stored channels, 32 bytes for four: bias int32, multiplier uint16, shift uint8, four bytes reserved.
+    """Parameter words, uint8, of all stored channels, in groups of four (`hw.parameters`).
 
     Channels that only fill a plane have multiplier 0, so their code is the zero point.
     """
     layer, channels = geometry.layer, geometry.blocks * geometry.block
-    words = np.zeros(channels // 4, np.dtype([("bias", "<i4", 4), ("multiplier", "<u2", 4), ("shift", "u1", 4), ("reserved", "u1", 4)]))
-    for name in ("bias", "multiplier", "shift"):
-        values = np.full(channels, 16 if name == "shift" else 0, words[name].dtype)
-        values[: geometry.conv[0]] = getattr(layer, name)
-        words[name] = values.reshape(-1, 4)
-    return words.view(np.uint8).reshape(-1)
+    fill = channels - geometry.conv[0]
+    bias, multiplier, shift = (np.pad(getattr(layer, name), (0, fill), constant_values=value) for name, value in (("bias", 0), ("multiplier", 0), ("shift", 16)))
+    negative = None if layer.negative is None else np.pad(layer.negative, (0, fill))
+    return encode_parameters(bias, multiplier, shift, negative)
+
+
+def pack_table(table: np.ndarray) -> np.ndarray:
+    """A table (256,) int8 as the engine reads it, uint8: an entry a beat, by code modulo 256."""
+    beats = np.zeros((len(table), 8), np.uint8)
+    beats[:, 0] = np.roll(table, 128).view(np.uint8)
+    return beats.reshape(-1)

@@ -20,9 +20,10 @@ _MOST_PLANES = 511
 
 @dataclass(frozen=True)
 class WeightOffsets:
-    """Bytes from base WEIGHTS: a layer's parameters, and the weights of each array load by its first output channel."""
+    """Bytes from base WEIGHTS: a layer's parameters, its table (None: it has none), and the weights of each array load by its first output channel."""
 
     parameters: int
+    table: int | None
     weights: dict[int, int]
 
 
@@ -75,6 +76,7 @@ class Task:
     #: Per array load: first output channel, parameters, and the pieces with their weights.
     parts: list[tuple[int, Load, int, list[tuple[Piece, Load]]]]
     residual: ResidualLoad | None
+    table: Load | None
     next_tile: Tile | None = None
 
 
@@ -84,7 +86,7 @@ class Work:
     def __init__(self, config: AcceleratorConfig, plans: list[Plan], offsets: list[WeightOffsets]):
         self._config, self._lanes = config, config.inputs // PLANE
         self.tasks = []
-        self.weight_loads, self.parameter_loads, self.chunk_loads, self.residual_loads = deque(), deque(), deque(), deque()
+        self.weight_loads, self.parameter_loads, self.table_loads, self.chunk_loads, self.residual_loads = (deque() for _ in range(5))
         for index, (plan, where) in enumerate(zip(plans, offsets)):
             self._plan(index, plan, where)
 
@@ -93,6 +95,10 @@ class Work:
         kept = {}
         tiles_of_layer = sum(len(chunk.tiles) for chunk in plan.chunks)
         parameter_words = geometry.blocks * geometry.block // 4
+        table = None
+        if offsets.table is not None:
+            table = Load(offsets.table, 1, uses=tiles_of_layer * sum(len(geometry.parts(block)) for block in range(geometry.blocks)))
+            self.table_loads.append(table)
         stay = parameter_words <= self._config.parameter_words // 2
         for number, chunk in enumerate(plan.chunks):
             chunk_load = ChunkLoad(index, chunk, deque(self._map_loads(plan, chunk)), [], len(chunk.tiles) * geometry.blocks)
@@ -113,7 +119,7 @@ class Work:
                             load.uses += 1
                         parameters, word = layer_parameters[first]
                         parts.append((first, parameters, word, list(zip(cut, loads))))
-                    task = Task(index, block, tile, chunk_load, parts, None)
+                    task = Task(index, block, tile, chunk_load, parts, None, table)
                     if geometry.layer.residual:
                         task.residual = ResidualLoad(task)
                         self.residual_loads.append(task.residual)

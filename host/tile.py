@@ -242,6 +242,8 @@ def _estimate(geometry, chunks):
     stored = ceil(geometry.out[0] / PLANE) * geometry.out[1] * geometry.out[2]
     moved = geometry.weight_bytes * loads + geometry.batch * PLANE * stored
     moved += sum(PLANE * geometry.planes * (c.images[1] - c.images[0]) * (c.rows[1] - c.rows[0]) * geometry.shape[2] for c in chunks)
+    if layer.lookup:
+        moved += 8 * len(layer.lookup.table)
     if layer.residual:
         moved += sum(tile.pixels for chunk in chunks for tile in chunk.tiles) * ceil(geometry.conv[0] / PLANE) * PLANE
     memory = ceil(moved * config.clock_mhz * 1e6 / MEMORY_RATE)

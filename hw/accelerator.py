@@ -89,6 +89,7 @@ class Accelerator(wiring.Component):
 
         wiring.connect(m, weights=weights.weight_write, compute=compute.weight_write)
         wiring.connect(m, weights=weights.parameter_write, drain=drain.parameter_write)
+        wiring.connect(m, weights=weights.table_write, drain=drain.table_write)
         wiring.connect(m, maps=maps.map_write, compute=compute.map_write)
         wiring.connect(m, maps=maps.residual_write, drain=drain.residual_write)
         wiring.connect(m, drain=drain.sums_read, compute=compute.sums_read)

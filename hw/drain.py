@@ -1,6 +1,6 @@
-"""DRAIN: sums → bias, requantization, residual, clamp → output staging."""
+"""DRAIN: sums → bias, requantization, residual, clamp, table → output staging."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
@@ -8,23 +8,15 @@ from amaranth.utils import exact_log2
 from .config import PLANE, AcceleratorConfig
 from .fifo import Queue
 from .interfaces import BEAT_BITS, BufferWrite, Instructions, StagedWrite, Sums, SumsRead, UnitControl
-from .isa import Drain, Unit
-from .primitives import WideRam, delayed
+from .isa import TABLE_ENTRIES, Drain, Unit
+from .parameters import NEGATIVE_UNIT, PARAMETER_BYTES, Parameters
+from .primitives import BlockRam, WideRam, delayed
 from .requantize import Requantizer
 
-__all__ = ["DrainUnit", "Parameters"]
+__all__ = ["DrainUnit"]
 
 #: DRAIN instructions whose sums have been requested but not all received, at most.
 _IN_FLIGHT = 4
-
-
-class Parameters(data.Struct):
-    """A word of the parameter buffer: what four neighbouring output channels are requantized with."""
-
-    bias: data.ArrayLayout(32, 4)
-    multiplier: data.ArrayLayout(16, 4)
-    shift: data.ArrayLayout(8, 4)
-    reserved: unsigned(32)
 
 
 class DrainUnit(wiring.Component):
@@ -38,7 +30,7 @@ class DrainUnit(wiring.Component):
     """
 
     #: Cycles from sums to the staged codes.
-    latency = WideRam.latency + Requantizer.latency
+    latency = WideRam.latency + Requantizer.latency + BlockRam.latency + 1
 
     def __init__(self, config: AcceleratorConfig):
         if not isinstance(config, AcceleratorConfig):
@@ -46,7 +38,7 @@ class DrainUnit(wiring.Component):
         self._config = config
         super().__init__({
             "instruction": In(Instructions), "control": Out(UnitControl()),
-            "parameter_write": In(BufferWrite(9, 2)), "residual_write": In(BufferWrite(10, 1)),
+            "parameter_write": In(BufferWrite(9, 2)), "residual_write": In(BufferWrite(10, 1)), "table_write": In(BufferWrite(exact_log2(TABLE_ENTRIES), 1)),
             "sums_read": Out(SumsRead()), "sums": In(Sums(config)), "staged": Out(StagedWrite(config)),
             "saturated": Out(range(config.drain_lanes + 1)),
         })
@@ -98,7 +90,7 @@ class DrainUnit(wiring.Component):
         with m.If(self.sums.valid):
             m.d.sync += group.eq(Mux(last_group, 0, group + 1))
             with m.If(last_group):
-                m.d.sync += [left.eq(left - 1), staged_pixel.eq(staged_pixel + 1), residual_pixel.eq(residual_pixel + 1)]
+                m.d.sync += [left.eq(left - 1), staged_pixel.eq(staged_pixel + now.skip + 1), residual_pixel.eq(residual_pixel + 1)]
         m.d.comb += arriving.o.ready.eq(~expecting | arrived)
         with m.If(arriving.o.ready):
             m.d.sync += [
@@ -110,7 +102,7 @@ class DrainUnit(wiring.Component):
         position = Signal(3)  # of the group in the staged pixel
         plane, part = position[part_bits], position[:part_bits]
         channel = Signal(range(config.outputs + PLANE))  # of the group in the parameter buffer, counted from its first word
-        m.submodules.parameters = parameters = WideRam(width=Parameters.as_shape().size, depth=config.parameter_words, lane_width=BEAT_BITS)
+        m.submodules.parameters = parameters = WideRam(width=8 * PARAMETER_BYTES, depth=config.parameter_words, lane_width=BEAT_BITS)
         m.submodules.residuals = residuals = WideRam(width=BEAT_BITS, depth=2 * config.stage_pixels)
         m.d.comb += [
             position.eq(now.group + group),
@@ -128,7 +120,7 @@ class DrainUnit(wiring.Component):
         residual = data.View(data.ArrayLayout(lanes * 8, PLANE // lanes), residuals.read_data)[part]
         constants = {
             "residual_zero_point": now.residual_zero_point, "residual_multiplier": Mux(now.residual, now.residual_multiplier, 0),
-            "residual_shift": now.residual_shift, "zero_point": now.zero_point, "low": now.low, "high": now.high,
+            "residual_shift": now.residual_shift, "zero_point": now.zero_point, "low": now.low, "high": now.high, "leaky": now.leaky,
         }
         constants = {name: delayed(m, value, wait) for name, value in constants.items()}
         requantizers = [Requantizer(multipliers=config.drain_multipliers) for _ in range(lanes)]
@@ -138,10 +130,22 @@ class DrainUnit(wiring.Component):
             m.d.comb += [
                 lane.sum.eq(delayed(m, self.sums.data[k], wait)),
                 lane.bias.eq(word.bias[index]), lane.multiplier.eq(word.multiplier[index]), lane.shift.eq(word.shift[index]),
+                lane.negative.eq(word.negative[index] << exact_log2(NEGATIVE_UNIT)),
                 lane.residual.eq(residual.word_select(k, 8)),
                 *(getattr(lane, name).eq(value) for name, value in constants.items()),
-                self.staged.data[k].eq(lane.code),
             ]
+
+        # Every lane has a copy of the tables.
+        look_up, page = (delayed(m, value, WideRam.latency + Requantizer.latency) for value in (now.table, now.page))
+        looked_up = delayed(m, look_up, BlockRam.latency)
+        write = {name: delayed(m, getattr(self.table_write, name), name=f"table_{name}") for name in ("valid", "address", "data")}
+        for k, lane in enumerate(requantizers):
+            m.submodules[f"table{k}"] = table = BlockRam(8, TABLE_ENTRIES)
+            m.d.comb += [
+                table.write_address.eq(write["address"]), table.write_data.eq(write["data"]), table.write_enable.eq(write["valid"]),
+                table.read_address.eq(Cat(lane.code, page)),
+            ]
+            m.d.sync += self.staged.data[k].eq(Mux(looked_up, table.read_data, delayed(m, lane.code, BlockRam.latency)))
 
         # What is staged where, and the end of an instruction, travel beside the lanes.
         valid, retired = (delayed(m, value, self.latency, reset=True) for value in (self.sums.valid, arrived))
@@ -152,10 +156,11 @@ class DrainUnit(wiring.Component):
             self.staged.pixel.eq(delayed(m, staged_pixel, self.latency)),
         ]
         compute = 1 << Unit.COMPUTE
+        clamped = delayed(m, Cat(lane.clamped for lane in requantizers), BlockRam.latency + 1)
         m.d.sync += [
             self.control.post.eq(Mux(retired, post & ~compute, 0) | Mux(arrived, now.header.post & compute, 0)),
             self.control.retired.eq(retired),
-            self.saturated.eq(Mux(valid, sum(lane.clamped for lane in requantizers), 0)),
+            self.saturated.eq(Mux(valid, sum(clamped), 0)),
         ]
         unfinished = Signal(6)  # instructions begun and not retired: each has at least one group, so the pipeline's length bounds them
         begun = delayed(m, accepted, reset=True)

@@ -3,10 +3,10 @@
 An instruction is one 128-bit word, little-endian in memory: a `Header` and the fields of its class. Five units
 work through queues of their own, in order and decoupled from each other:
 
-    WEIGHT   memory → weight buffer, parameter buffer
+    WEIGHT   memory → weight buffer, parameter buffer, tables
     MAP      memory → map scratchpad, residual buffer
     COMPUTE  scratchpad × weights → sums
-    DRAIN    sums → bias, requantization, residual, clamp → output staging
+    DRAIN    sums → bias, requantization, residual, clamp, table → output staging
     STORE    staging → max pooling → memory
 
 What orders them are tokens: each pair of units (`EDGES`) has a counter. An instruction starts when every unit of its `wait` mask has
@@ -17,12 +17,14 @@ A count stored as `n` is written as it is; the fields called `last_…` hold the
 from amaranth.hdl import signed, unsigned
 from amaranth.lib import data, enum
 
-__all__ = ["EDGES", "INSTRUCTIONS", "LENGTH_BITS", "Base", "Compute", "ComputeStrides", "ComputeWindow", "Drain", "Header", "LoadMap", "LoadWeights", "Opcode",
-           "Store", "StoreWindow", "End", "Unit", "decode", "encode", "unit_of"]
+__all__ = ["EDGES", "INSTRUCTIONS", "LENGTH_BITS", "TABLE_ENTRIES", "Base", "Compute", "ComputeStrides", "ComputeWindow", "Drain", "Header", "LoadMap",
+           "LoadWeights", "Opcode", "Store", "StoreWindow", "End", "Target", "Unit", "decode", "encode", "unit_of"]
 
 INSTRUCTION_BITS = 128
 #: Bits of the number of instructions of a program.
 LENGTH_BITS = 24
+#: Entries of all tables.
+TABLE_ENTRIES = 2048
 
 
 class Unit(enum.IntEnum, shape=3):
@@ -36,7 +38,7 @@ class Unit(enum.IntEnum, shape=3):
 #: Token counters that exist, as (from, to).
 EDGES = (
     (Unit.WEIGHT, Unit.COMPUTE), (Unit.COMPUTE, Unit.WEIGHT),  # weights are there / no longer needed
-    (Unit.WEIGHT, Unit.DRAIN), (Unit.DRAIN, Unit.WEIGHT),      # parameters likewise
+    (Unit.WEIGHT, Unit.DRAIN), (Unit.DRAIN, Unit.WEIGHT),      # parameters and tables likewise
     (Unit.MAP, Unit.COMPUTE), (Unit.COMPUTE, Unit.MAP),        # maps in the scratchpad likewise
     (Unit.MAP, Unit.DRAIN), (Unit.DRAIN, Unit.MAP),            # residuals likewise
     (Unit.COMPUTE, Unit.DRAIN), (Unit.DRAIN, Unit.COMPUTE),    # a bank of sums is complete / free
@@ -68,6 +70,14 @@ class Base(enum.IntEnum, shape=2):
     OUTPUT = 3
 
 
+class Target(enum.IntEnum, shape=2):
+    """What LOAD_WEIGHTS fills."""
+
+    WEIGHTS = 0
+    PARAMETERS = 1
+    TABLE = 2
+
+
 class Header(data.Struct):
     opcode: Opcode
     #: Bit u: take a token from unit u before the start.
@@ -77,12 +87,13 @@ class Header(data.Struct):
 
 
 class LoadWeights(data.Struct):
-    """Copy `beats` consecutive 64-bit beats into the weight buffer (two beats a word if `inputs` = 16) or the parameter buffer (four a word)."""
+    """Copy `beats` consecutive 64-bit beats into the weight buffer (two beats a word if `inputs` = 16), the parameter buffer (four a word), or the tables,
+    of which a beat's lowest byte is an entry."""
 
     header: Header
     base: Base
     offset: unsigned(24)      # beats
-    parameters: unsigned(1)   # 0: weight buffer, 1: parameter buffer
+    target: Target
     address: unsigned(12)     # first word; wraps
     beats: unsigned(14)
 
@@ -165,6 +176,8 @@ class Drain(data.Struct):
     Channels go in groups of `drain_lanes`: group g of the tile becomes group `group` + g of the staged pixel, whose planes hold
     8 / `drain_lanes` groups each. Parameters of channel c of the tile: word `parameters` + c // 4, entry c % 4 (with `drain_lanes` = 2 and `group` odd
     the tile begins at entry 2).
+
+    With `leaky`, negative accumulators have a multiplier of their own. With `table`, a code c becomes entry c mod 256 of the table at 256 · `page`.
     """
 
     header: Header
@@ -180,6 +193,10 @@ class Drain(data.Struct):
     residual_zero_point: signed(8)
     residual_multiplier: unsigned(16)
     residual_shift: unsigned(6)     # r_term = (r − zero point) · multiplier << (shift[c] − residual_shift)
+    leaky: unsigned(1)
+    table: unsigned(1)
+    page: unsigned(3)
+    skip: unsigned(3)               # staged pixels from one to the next, less one
 
 
 class StoreWindow(data.Struct):

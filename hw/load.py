@@ -1,4 +1,4 @@
-"""Loading: memory → weight and parameter buffers, memory → map scratchpad and residual buffer.
+"""Loading: memory → weight and parameter buffers and tables, memory → map scratchpad and residual buffer.
 
 Both units ask for the runs of an instruction while the beats of earlier ones still arrive; the instructions that are asked for wait in a queue for their beats.
 """
@@ -6,13 +6,15 @@ Both units ask for the runs of an instruction while the beats of earlier ones st
 from amaranth.hdl import Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from .config import AcceleratorConfig
 from .dma import Beats
 from .fifo import Queue
-from .interfaces import BufferWrite, Instructions, Run, UnitControl
-from .isa import Base, LoadMap, Unit
+from .interfaces import BEAT_BITS, BufferWrite, Instructions, Run, UnitControl
+from .isa import TABLE_ENTRIES, Base, LoadMap, Target, Unit
 from .isa import LoadWeights as LoadWeightsInstruction
+from .parameters import PARAMETER_BYTES
 from .primitives import delayed
 
 __all__ = ["LoadMaps", "LoadWeights"]
@@ -122,12 +124,13 @@ class LoadWeights(_Load):
 
     class Arrival(data.Struct):
         post: unsigned(len(Unit))
-        parameters: unsigned(1)
+        target: Target
         address: unsigned(12)
         beats: unsigned(14)
 
     def __init__(self, config: AcceleratorConfig):
-        super().__init__(config, LoadWeightsInstruction, self.Arrival, weight_write=BufferWrite(12, 1), parameter_write=BufferWrite(9, 2))
+        writes = {"weight_write": BufferWrite(12, 1), "parameter_write": BufferWrite(9, 2), "table_write": BufferWrite(exact_log2(TABLE_ENTRIES), 1)}
+        super().__init__(config, LoadWeightsInstruction, self.Arrival, **writes)
 
     def _begin(self, m, arrival):
         m.d.sync += [self._lane.eq(0), self._more.eq(arrival.beats - 2)]
@@ -136,13 +139,17 @@ class LoadWeights(_Load):
         self._lane = lane = Signal(2)
         self._more = more = Signal(15)  # beats after the next one, less one: its sign marks the last
         last_lane = Signal(2)
-        m.d.comb += [final.eq(more[-1]), last_lane.eq(Mux(arrival.parameters, 3, self._config.inputs // 8 - 1))]
+        m.d.comb += final.eq(more[-1])
+        with m.Switch(arrival.target):
+            for target, lanes in (Target.WEIGHTS, self._config.inputs // 8), (Target.PARAMETERS, PARAMETER_BYTES * 8 // BEAT_BITS):
+                with m.Case(target):
+                    m.d.comb += last_lane.eq(lanes - 1)
         with m.If(self.beats.valid):
             m.d.sync += [more.eq(more - 1), lane.eq(lane + 1)]
             with m.If(lane == last_lane):
                 m.d.sync += [arrival.address.eq(arrival.address + 1), lane.eq(0)]
-        for write, selected in (self.weight_write, ~arrival.parameters), (self.parameter_write, arrival.parameters):
-            m.d.sync += write.valid.eq(self.beats.valid & selected)
+        for target, write in (Target.WEIGHTS, self.weight_write), (Target.PARAMETERS, self.parameter_write), (Target.TABLE, self.table_write):
+            m.d.sync += write.valid.eq(self.beats.valid & (arrival.target == target))
             m.d.comb += [write.address.eq(delayed(m, arrival.address)), write.lane.eq(delayed(m, lane)), write.data.eq(delayed(m, self.beats.data))]
 
 

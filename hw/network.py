@@ -14,10 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from .atomic import write_atomically
+from .parameters import NEGATIVE_UNIT
 
-__all__ = ["Layer", "Network", "NetworkError", "Pool", "Residual", "Tensor"]
+__all__ = ["Layer", "Lookup", "Network", "NetworkError", "Pool", "Residual", "Tensor"]
 
-FORMAT = 1
+FORMAT = 2
 
 
 class NetworkError(ValueError):
@@ -55,14 +56,24 @@ class Pool:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Layer:
-    """acc = bias + weight ∗ x;  y = clamp(zp + ((acc · multiplier + r_term + 2^(shift−1)) >> shift), low, high);  y = pool(y).
+class Lookup:
+    """A pointwise function of codes: code c of the map `before`, which is nowhere in memory, becomes table[c + 128]."""
 
-    `x` are the input's codes (padding counts as its zero point), `bias` contains −zero_point_x · Σ weight, `zp` is the output's zero point.
+    before: Tensor
+    #: int8, (256,).
+    table: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Layer:
+    """acc = bias + weight ∗ x;  y = clamp(zp + ((acc · m + r_term + 2^(shift−1)) >> shift), low, high);  y = pool(lookup(y)).
+
+    `x` are the input's codes (padding counts as its zero point), `bias` contains −zero_point_x · Σ weight, m is `multiplier`, or `negative` (if there is one)
+    where acc < 0, `zp` is the zero point of the output, or of `lookup.before`.
     """
 
     name: str
-    #: What the layer is to its author: conv, linear, max_pool, avg_pool, add.
+    #: What the layer is to its author: conv, linear, max_pool, avg_pool, add, activation.
     op: str
     input: str
     output: str
@@ -81,6 +92,9 @@ class Layer:
     groups: int = 1
     low: int = -128
     high: int = 127
+    #: uint16, (output channels,), multiples of NEGATIVE_UNIT: leaky and parametric ReLU.
+    negative: np.ndarray | None = None
+    lookup: Lookup | None = None
     residual: Residual | None = None
     pool: Pool | None = None
     #: MACs the author's operation has per image; 0 for pooling and add, whatever the array does for them.
@@ -140,14 +154,18 @@ class Network:
         if self.batch is not None and not (isinstance(self.batch, int) and self.batch >= 1):
             raise NetworkError(f"network {self.name}: batch must be a whole number or None, not {self.batch!r}")
         for tensor in self.tensors.values():
-            if not (np.isfinite(tensor.scale) and tensor.scale > 0 and -128 <= tensor.zero_point <= 127):
-                raise NetworkError(f"tensor {tensor.name}: scale {tensor.scale} or zero point {tensor.zero_point} is out of range")
+            self._verify_tensor(tensor)
         for layer in self.layers:
             self._verify_layer(layer, known)
             known.add(layer.output)
         if missing := [name for name in self.outputs if name not in known]:
             raise NetworkError(f"network {self.name}: output {missing[0]!r} is computed by no layer")
         return self
+
+    @staticmethod
+    def _verify_tensor(tensor):
+        if not (np.isfinite(tensor.scale) and tensor.scale > 0 and -128 <= tensor.zero_point <= 127):
+            raise NetworkError(f"tensor {tensor.name}: scale {tensor.scale} or zero point {tensor.zero_point} is out of range")
 
     def _verify_layer(self, layer, known):
         def check(condition, problem):
@@ -175,6 +193,13 @@ class Network:
         check(int(layer.weight.min(initial=0)) >= -127, "weights must be in −127…127")
         check(16 <= int(layer.shift.min()) and int(layer.shift.max()) <= 47, "shifts must be in 16…47")
         check(-128 <= layer.low <= layer.high <= 127, f"clamp {layer.low}…{layer.high} is out of range")
+        if layer.negative is not None:
+            fits = layer.negative.dtype == np.uint16 and layer.negative.shape == (channels,) and not (layer.negative % NEGATIVE_UNIT).any()
+            check(fits, f"negative must be uint16 ({channels},), multiples of {NEGATIVE_UNIT}")
+        if layer.lookup:
+            check(layer.lookup.table.dtype == np.int8 and layer.lookup.table.shape == (256,), "a table must be int8 (256,)")
+            check(layer.lookup.before.shape == (channels, *layer.conv_size(*x.shape[1:])), "the map before the table and the convolution differ in shape")
+            self._verify_tensor(layer.lookup.before)
         if layer.residual:
             check(layer.residual.tensor in known, f"residual {layer.residual.tensor!r} is not computed before it")
             check(self.tensors[layer.residual.tensor].shape == (channels, *layer.conv_size(*x.shape[1:])), "residual and convolution differ in shape")
@@ -190,10 +215,12 @@ class Network:
         """A JSON object and the arrays it refers to by name; :meth:`from_arrays` is the inverse."""
         layers, arrays = [], {}
         for index, layer in enumerate(self.layers):
-            values = {k: v for k, v in layer.__dict__.items() if k not in _ARRAYS}
+            values = {k: v for k, v in layer.__dict__.items() if not isinstance(v, np.ndarray)}
             values |= {"residual": layer.residual and asdict(layer.residual), "pool": layer.pool and asdict(layer.pool)}
+            values["lookup"] = layer.lookup and asdict(layer.lookup.before)
             layers.append(values)
-            arrays |= {f"{index}.{name}": np.ascontiguousarray(getattr(layer, name)) for name in _ARRAYS}
+            mine = {name: getattr(layer, name) for name in (*_ARRAYS, "negative")} | {"table": layer.lookup and layer.lookup.table}
+            arrays |= {f"{index}.{name}": np.ascontiguousarray(array) for name, array in mine.items() if array is not None}
         header = {k: getattr(self, k) for k in ("name", "inputs", "outputs", "classes", "preprocess", "output_shapes", "batch")}
         return header | {"tensors": [asdict(t) for t in self.tensors.values()], "layers": layers}, arrays
 
@@ -207,8 +234,10 @@ class Network:
                 values["residual"] = Residual(**values["residual"])
             if values["pool"]:
                 values["pool"] = Pool(**{k: tuple(v) for k, v in values["pool"].items()})
-            layers.append(Layer(**values, **{name: arrays[f"{index}.{name}"] for name in _ARRAYS}))
-        tensors = {t["name"]: Tensor(**(t | {"shape": tuple(t["shape"])})) for t in header["tensors"]}
+            if values["lookup"]:
+                values["lookup"] = Lookup(before=_tensor(values["lookup"]), table=arrays[f"{index}.table"])
+            layers.append(Layer(**(values | {"negative": arrays.get(f"{index}.negative")}), **{name: arrays[f"{index}.{name}"] for name in _ARRAYS}))
+        tensors = {t["name"]: _tensor(t) for t in header["tensors"]}
         rest = {k: header[k] for k in ("name", "inputs", "outputs", "classes", "preprocess")}
         shapes = {k: tuple(v) for k, v in header["output_shapes"].items()}
         return cls(tensors=tensors, layers=layers, output_shapes=shapes, batch=header.get("batch"), **rest).verify()
@@ -226,6 +255,10 @@ class Network:
             return cls.from_arrays(header, arrays)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise NetworkError(f"{path}: is damaged ({error}); quantize the model again") from None
+
+
+def _tensor(values):
+    return Tensor(**(values | {"shape": tuple(values["shape"])}))
 
 
 def write_tensors(path, kind, header, arrays):

@@ -13,7 +13,7 @@ __all__ = ["MAGIC", "VERSION", "WRITABLE", "Command", "ErrorCode", "Register", "
 #: What `Register.MAGIC` reads: the bytes "CELO".
 MAGIC = int.from_bytes(b"CELO", "little")
 #: What `Register.VERSION` reads: the version of this register map and of the instruction set.
-VERSION = 1
+VERSION = 2
 
 
 class Register(enum.IntEnum, shape=12):

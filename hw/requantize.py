@@ -30,8 +30,8 @@ class LutMultiplier(wiring.Component):
 
 
 class Requantizer(wiring.Component):
-    """code = clamp(zero_point + (((sum + bias) · multiplier + r_term + 2^(shift−1)) >> shift), low, high),
-    r_term = (residual − residual_zero_point) · residual_multiplier << (shift − residual_shift).
+    """code = clamp(zero_point + (((sum + bias) · m + r_term + 2^(shift−1)) >> shift), low, high), m = `negative` where sum + bias < 0 and `leaky`,
+    else `multiplier`, r_term = (residual − residual_zero_point) · residual_multiplier << (shift − residual_shift).
 
     One result a cycle, `latency` cycles after its operands, which all belong to one cycle. shift is 16…47, residual_shift 0…shift, sum + bias an int32.
     0 as `residual_multiplier` leaves the residual out; `clamped` tells that a bound was used.
@@ -41,14 +41,14 @@ class Requantizer(wiring.Component):
     """
 
     #: Cycles from the operands to the code.
-    latency = 11 + Multiplier.latency
+    latency = 12 + Multiplier.latency
 
     def __init__(self, *, multipliers: bool):
         if not isinstance(multipliers, bool):
             raise TypeError(f"multipliers must be a bool, not {multipliers!r}")
         self._multipliers = multipliers
         super().__init__({
-            "sum": In(signed(32)), "bias": In(signed(32)), "multiplier": In(16), "shift": In(6),
+            "sum": In(signed(32)), "bias": In(signed(32)), "multiplier": In(16), "shift": In(6), "negative": In(16), "leaky": In(1),
             "residual": In(signed(8)), "residual_zero_point": In(signed(8)), "residual_multiplier": In(16), "residual_shift": In(6),
             "zero_point": In(signed(8)), "low": In(signed(8)), "high": In(signed(8)),
             "code": Out(signed(8)), "clamped": Out(1),
@@ -74,12 +74,14 @@ class Requantizer(wiring.Component):
         acc = register((self.sum + self.bias)[:32].as_signed())
         difference = register(self.residual - self.residual_zero_point)  # −255…255: 9 bits
         left = register((self.shift - self.residual_shift)[:6])
-        multiplier, residual_multiplier = register(self.multiplier), register(self.residual_multiplier)
         at = 1
+        multiplier = register(Mux(now(self.leaky) & acc[-1], now(self.negative), now(self.multiplier)))
+        acc, difference, left = register(acc), register(difference), register(left)
+        at += 1
 
         # The last three bits of the residual's shift precede its multiplication (9 + 7 bits), the others follow it.
         shifted = register(difference << left[:3], signed(16))
-        left, residual_multiplier = register(left[3:]), register(residual_multiplier)
+        left, residual_multiplier = register(left[3:]), delayed(m, self.residual_multiplier, at + 1)
         m.submodules.upper = upper = self._multiply(15, 16)
         m.submodules.lower = lower = self._multiply(18, 16)
         m.submodules.term = term = self._multiply(16, 16)

@@ -12,7 +12,7 @@ from ..hw.network import Layer, Network, Pool, Tensor
 from ..hw.program import Program
 from .device import RunResult, check_inputs
 
-__all__ = ["GoldenDevice", "convolve", "dequantize", "execute", "layer", "max_pool", "quantize", "requantize", "residual_term"]
+__all__ = ["GoldenDevice", "convolve", "dequantize", "execute", "layer", "look_up", "max_pool", "quantize", "requantize", "residual_term"]
 
 # A sum of products is exact in float32 as long as no partial sum reaches 2^24: BLAS serves.
 _EXACT_TERMS = (1 << 24) // (128 * 127)
@@ -74,18 +74,25 @@ def residual_term(codes: np.ndarray, zero_point: int, multiplier: int, residual_
     return (codes.astype(np.int64) - zero_point) * multiplier << (np.asarray(shift, np.int64) - residual_shift)
 
 
-def requantize(sums: np.ndarray, multiplier: np.ndarray, shift: np.ndarray, zero_point: int, low: int, high: int, r_term: "np.ndarray | int" = 0) -> np.ndarray:
-    """clamp(zero_point + ((sums · multiplier + r_term + 2^(shift−1)) >> shift), low, high) as int8: round half up, the only rounding.
+def requantize(sums: np.ndarray, multiplier: np.ndarray, shift: np.ndarray, zero_point: int, low: int, high: int, r_term: "np.ndarray | int" = 0,
+               negative: "np.ndarray | None" = None) -> np.ndarray:
+    """clamp(zero_point + ((sums · m + r_term + 2^(shift−1)) >> shift), low, high) as int8, m = multiplier: round half up, the only rounding.
 
-    `multiplier` and `shift` broadcast against `sums` (int32).
+    negative: m where a sum is negative. Multipliers and `shift` broadcast against `sums` (int32).
     """
     shift = np.asarray(shift, np.int64)
-    exact = sums.astype(np.int64) * np.asarray(multiplier, np.int64)
+    exact = sums.astype(np.int64)
+    exact *= np.asarray(multiplier, np.int64) if negative is None else np.where(sums < 0, negative, multiplier).astype(np.int64)
     exact += r_term
     exact += np.int64(1) << (shift - 1)
     exact >>= shift
     exact += zero_point
     return np.clip(exact, low, high, out=exact).astype(np.int8)
+
+
+def look_up(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """table[code + 128] of each code, int8."""
+    return table[codes.astype(np.int16) + 128]
 
 
 def max_pool(codes: np.ndarray, pool: Pool) -> np.ndarray:
@@ -109,7 +116,11 @@ def layer(layer: Layer, network: Network, codes: np.ndarray, residual: "np.ndarr
     if layer.residual:
         zero_point = network.tensors[layer.residual.tensor].zero_point
         r_term = residual_term(residual, zero_point, layer.residual.multiplier, layer.residual.shift, shift)
-    result = requantize(sums, layer.multiplier[:, None, None], shift, network.tensors[layer.output].zero_point, layer.low, layer.high, r_term)
+    negative = None if layer.negative is None else layer.negative[:, None, None]
+    before = layer.lookup.before if layer.lookup else network.tensors[layer.output]
+    result = requantize(sums, layer.multiplier[:, None, None], shift, before.zero_point, layer.low, layer.high, r_term, negative)
+    if layer.lookup:
+        result = look_up(result, layer.lookup.table)
     return max_pool(result, layer.pool) if layer.pool else result
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from ..hw import isa
 from ..hw.config import PLANE, AcceleratorConfig
-from ..hw.isa import EDGES, Base, Opcode, Unit
-from .golden import requantize, residual_term
+from ..hw.isa import EDGES, TABLE_ENTRIES, Base, Opcode, Target, Unit
+from ..hw.parameters import PARAMETER_BYTES, decode_parameters
+from .golden import look_up, requantize, residual_term
 
 __all__ = ["Machine", "MachineError"]
 
@@ -36,7 +37,8 @@ class Machine:
         junk = np.random.default_rng(seed)
         self._maps = junk.integers(-128, 128, (1 << 14, config.inputs), np.int8)
         self._weights = junk.integers(-127, 128, (config.weight_words, config.inputs), np.int8)
-        self._parameters = junk.integers(0, 256, (config.parameter_words, 32), np.uint8)
+        self._parameters = junk.integers(0, 256, (config.parameter_words, PARAMETER_BYTES), np.uint8)
+        self._tables = junk.integers(-128, 128, (TABLE_ENTRIES, 1), np.int8)
         self._residuals = junk.integers(-128, 128, (2, config.stage_pixels, PLANE), np.int8)
         self._staging = junk.integers(-128, 128, (2, config.stage_pixels, PLANE), np.int8)
         self._sums = junk.integers(-1000, 1000, (2, config.tile_pixels, config.outputs), np.int64)
@@ -89,10 +91,13 @@ class Machine:
             raise MachineError(f"address {address + 8 * count:#x} is outside the memory of {len(self.memory)} bytes")
         return self.memory[address : address + 8 * count].view(np.int8).reshape(count, PLANE)
 
-    def _load_weights(self, base, offset, parameters, address, beats, **_):
-        target, width = (self._parameters.view(np.int8), 32) if parameters else (self._weights, self.config.inputs)
-        data = self._beats(base, offset, beats).reshape(-1, width)
-        target[(address + np.arange(len(data))) % len(target)] = data
+    def _load_weights(self, base, offset, target, address, beats, **_):
+        data = self._beats(base, offset, beats)
+        if target == Target.TABLE:
+            data = data[:, 0]
+        buffer = {Target.WEIGHTS: self._weights, Target.PARAMETERS: self._parameters.view(np.int8), Target.TABLE: self._tables}[Target(target)]
+        data = data.reshape(-1, buffer.shape[1])
+        buffer[(address + np.arange(len(data))) % len(buffer)] = data
 
     def _load_map(self, base, offset, residual, address, pitch, beats, planes, plane_stride, **_):
         for plane in range(planes):
@@ -145,15 +150,13 @@ class Machine:
         return words.reshape(outputs // 2, 2, inputs // 2, 2).transpose(2, 1, 0, 3).reshape(inputs, outputs)
 
     def _drain(self, pixels, address, group, parameters, zero_point, low, high, residual, residual_address, residual_zero_point,
-               residual_multiplier, residual_shift, **_):
+               residual_multiplier, residual_shift, leaky, table, page, skip, **_):
         config = self.config
         channels = group * config.drain_lanes + np.arange(config.outputs)
         entries = channels % PLANE if config.outputs < PLANE else np.arange(config.outputs)
         words = self._parameters[parameters + entries // 4 - (entries[0] // 4)]
         lane, each = entries % 4, np.arange(config.outputs)
-        bias = words[:, :16].copy().view("<i4")[each, lane]
-        multiplier = words[:, 16:24].copy().view("<u2")[each, lane].astype(np.int64)
-        shift = words[:, 24:28][each, lane].astype(np.int64)
+        bias, multiplier, shift, negative = (values[each, lane] for values in decode_parameters(words).values())
         sums = self._sums[self._drained, :pixels] + bias
         if np.abs(sums).max() >= 1 << 31:
             raise MachineError("an accumulator overflows")
@@ -162,8 +165,11 @@ class Machine:
         if residual:
             codes = self._residuals[channels // PLANE, (residual_address + at) % config.stage_pixels, channels % PLANE]
             r_term = residual_term(codes, residual_zero_point, residual_multiplier, residual_shift, shift)
-        codes = requantize(sums, multiplier, shift, zero_point, low, high, r_term)
-        self._staging[channels // PLANE, (address + at) % config.stage_pixels, channels % PLANE] = codes
+        codes = requantize(sums, multiplier, shift, zero_point, low, high, r_term, negative if leaky else None)
+        if table:
+            entries = self._tables[256 * page : 256 * (page + 1), 0]
+            codes = look_up(codes, np.roll(entries, 128))
+        self._staging[channels // PLANE, (address + at * (skip + 1)) % config.stage_pixels, channels % PLANE] = codes
         self._drained ^= 1
 
     def _store_window(self, **fields):

@@ -4,7 +4,8 @@ import random
 
 import numpy as np
 
-from celosia.hw.network import Layer, Network, Pool, Residual, Tensor
+from celosia.hw.network import Layer, Lookup, Network, Pool, Residual, Tensor
+from celosia.hw.parameters import NEGATIVE_UNIT
 
 
 def random_layer(rng: np.random.Generator, name: str, source: str, shape, outputs: int, kernel, *, op="conv", extreme=False, **attributes) -> Layer:
@@ -24,6 +25,17 @@ def random_layer(rng: np.random.Generator, name: str, source: str, shape, output
     low, high = sorted(rng.integers(-128, 128, 2)) if rng.random() < 0.3 else (-128, 127)
     return Layer(name=name, op=op, input=source, output=name, weight=weight.astype(np.int8), bias=rng.integers(-5000, 5000, outputs).astype(np.int32),
                  multiplier=multiplier.astype(np.uint16), shift=shift.astype(np.uint8), low=int(low), high=int(high), **attributes)
+
+
+def random_function(rng: np.random.Generator, name: str, shape, kind: str) -> dict:
+    """Attributes of a layer that is `kind`: "leaky", with a "lookup", both, or none."""
+    result = {}
+    if "leaky" in kind:
+        result["negative"] = (rng.choice([0, 3, 100, 1023], shape[0]) * NEGATIVE_UNIT).astype(np.uint16)
+    if "lookup" in kind:
+        before = Tensor(name=f"{name}.before", shape=shape, scale=0.05, zero_point=int(rng.integers(-30, 30)))
+        result["lookup"] = Lookup(before=before, table=rng.integers(-128, 128, 256).astype(np.int8))
+    return result
 
 
 def network_of(layers: list[Layer], shape, rng: np.random.Generator) -> Network:
@@ -58,8 +70,9 @@ def random_network(seed: int, most_layers: int = 4, largest: int = 40) -> Networ
         if draw.random() < 0.6 or any(n + pool.padding[axis] + pool.padding[axis + 2] < pool.kernel[axis] for axis, n in enumerate(conv)):
             pool = None
         op = "avg_pool" if groups == channels == outputs and draw.random() < 0.5 else "conv"
+        function = random_function(rng, f"layer{len(layers)}", (outputs, *conv), draw.choice(["", "", "leaky", "lookup", "leaky lookup"]))
         layer = random_layer(rng, f"layer{len(layers)}", source, shape, outputs, kernel, op=op, extreme=draw.random() < 0.2, stride=stride, padding=padding,
-                             dilation=dilation, groups=groups, residual=residual, pool=pool)
+                             dilation=dilation, groups=groups, residual=residual, pool=pool, **function)
         layers.append(layer)
         source, shape = layer.output, (outputs, *layer.output_size(*size))
         shapes[source] = shape

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from celosia.hw.config import AcceleratorConfig
-from celosia.hw.isa import Base, Opcode, Unit, encode
+from celosia.hw.isa import Base, Opcode, Target, Unit, encode
+from celosia.hw.parameters import encode_parameters
 from celosia.hw.program import pack_map, unpack_map
 from celosia.hw.registers import Register
 
@@ -111,10 +112,9 @@ class Assembler:
         parameters = b""
         for first in range(0, -(-outputs // 8) * 8, 4):
             part = slice(first, first + 4)
-            parameters += np.resize(layer.bias[part], 4).astype("<i4").tobytes() + np.resize(layer.multiplier[part], 4).astype("<u2").tobytes()
-            parameters += np.resize(layer.shift[part], 4).astype("u1").tobytes() + bytes(4)
+            parameters += encode_parameters(*(np.resize(values[part], 4) for values in (layer.bias, layer.multiplier, layer.shift))).tobytes()
         # The weight buffer is a ring: a layer's weights may go where those of the layer before are.
-        self._put(Opcode.LOAD_WEIGHTS, post=[Unit.DRAIN], base=Base.WEIGHTS, offset=self._place(parameters), parameters=1,
+        self._put(Opcode.LOAD_WEIGHTS, post=[Unit.DRAIN], base=Base.WEIGHTS, offset=self._place(parameters), target=Target.PARAMETERS,
                   address=parameter_word, beats=len(parameters) // 8)
         self._put(Opcode.LOAD_WEIGHTS, wait=[Unit.COMPUTE] if index else [], post=[Unit.COMPUTE], base=Base.WEIGHTS,
                   offset=self._place(block_data), address=weight_word % config.weight_words, beats=len(block_data) // 8)

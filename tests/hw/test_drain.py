@@ -8,8 +8,9 @@ from cocotb.triggers import RisingEdge
 
 from celosia.hw.config import get_config
 from celosia.hw.drain import DrainUnit
-from celosia.hw.isa import Opcode, Unit, decode, encode
-from celosia.sim.golden import requantize, residual_term
+from celosia.hw.isa import TABLE_ENTRIES, Opcode, Unit, decode, encode
+from celosia.hw.parameters import encode_parameters
+from celosia.sim.golden import look_up, requantize, residual_term
 
 
 def drain_instruction(rng, config, pixels):
@@ -21,19 +22,22 @@ def drain_instruction(rng, config, pixels):
         pixels=pixels, address=rng.randrange(config.stage_pixels), group=rng.randint(0, positions - config.outputs // config.drain_lanes),
         parameters=rng.randrange(config.parameter_words), zero_point=rng.randint(-128, 127), low=low, high=high,
         residual=rng.randint(0, 1), residual_address=rng.randrange(config.stage_pixels), residual_zero_point=rng.randint(-128, 127),
-        residual_multiplier=rng.randint(0, 65535), residual_shift=rng.randint(8, 16),
+        residual_multiplier=rng.randint(0, 65535), residual_shift=rng.randint(8, 16), leaky=rng.randint(0, 1), table=rng.randint(0, 1),
+        page=rng.randrange(8), skip=rng.choice([0, 0, 1, rng.randint(0, 7)]),
     )
 
 
-def golden(config, instruction, sums, words, residuals):
+def golden(config, instruction, sums, words, residuals, tables):
     """Staged groups [(group, pixel, codes)] of a DRAIN and the number of clamped codes.
 
-    sums: (pixels, outputs) int32; words: per word (bias[4], multiplier[4], shift[4]); residuals: (2, stage_pixels, 8) int8.
+    sums: (pixels, outputs) int32; words: per word (bias[4], multiplier[4], shift[4], negative[4]); residuals: (2, stage_pixels, 8) int8; tables: (8, 256) int8,
+    by code modulo 256.
     """
     lanes = config.drain_lanes
     first = 2 if lanes == 2 and instruction["group"] % 2 else 0
     channels = first + np.arange(config.outputs)
-    bias, multiplier, shift = (np.array([words[(instruction["parameters"] + c // 4) % config.parameter_words][field][c % 4] for c in channels]) for field in range(3))
+    entries = [(words[(instruction["parameters"] + c // 4) % config.parameter_words], c % 4) for c in channels]
+    bias, multiplier, shift, negative = (np.array([word[field][k] for word, k in entries]) for field in range(4))
     pixels = np.arange(instruction["pixels"])
     r_term = 0
     if instruction["residual"]:
@@ -43,24 +47,27 @@ def golden(config, instruction, sums, words, residuals):
                                instruction["residual_shift"], shift)
     total = (sums.astype(np.int64) + bias).astype(np.int32)
     zero_point, low, high = (instruction[field] for field in ("zero_point", "low", "high"))
-    codes = requantize(total, multiplier, shift, zero_point, low, high, r_term)
+    codes = requantize(total, multiplier, shift, zero_point, low, high, r_term, negative if instruction["leaky"] else None)
+    multiplier = np.where(total < 0, negative, multiplier) if instruction["leaky"] else multiplier
     exact = zero_point + (total.astype(np.int64) * multiplier + r_term + (1 << shift - 1) >> shift)
+    if instruction["table"]:
+        codes = look_up(codes, np.roll(tables[instruction["page"]], 128))
     staged = [
-        (instruction["group"] + g, (instruction["address"] + p) % config.stage_pixels, codes[p, g * lanes : (g + 1) * lanes].tolist())
+        (instruction["group"] + g, (instruction["address"] + p * (1 + instruction["skip"])) % config.stage_pixels, codes[p, g * lanes : (g + 1) * lanes].tolist())
         for p in pixels for g in range(config.outputs // lanes)
     ]
     return staged, int(np.sum((exact < low) | (exact > high)))
 
 
 async def fill(dut, config, rng):
-    """Write random parameters and residuals; returns them as `golden` takes them."""
+    """Write random parameters, residuals and tables; returns them as `golden` takes them."""
     words = []
     for address in range(config.parameter_words):
         bias = [rng.randint(-(1 << rng.randint(1, 30)), 1 << rng.randint(1, 30)) for _ in range(4)]
         multiplier, shift = [rng.randint(1 << 15, 65535) for _ in range(4)], [rng.choice([16, 47, rng.randint(18, 40)]) for _ in range(4)]
-        words.append((bias, multiplier, shift))
-        word = sum((value & 0xFFFFFFFF) << 32 * k for k, value in enumerate(bias))
-        word |= sum(value << 128 + 16 * k for k, value in enumerate(multiplier)) | sum(value << 192 + 8 * k for k, value in enumerate(shift))
+        negative = [64 * rng.choice([0, 1023, rng.randrange(1024)]) for _ in range(4)]
+        words.append((bias, multiplier, shift, negative))
+        word = int.from_bytes(encode_parameters(*words[-1]).tobytes(), "little")
         for lane in range(4):
             dut.parameter_write_valid.value, dut.parameter_write_address.value, dut.parameter_write_lane.value = 1, address, lane
             dut.parameter_write_data.value = word >> 64 * lane & (1 << 64) - 1
@@ -73,7 +80,13 @@ async def fill(dut, config, rng):
             dut.residual_write_data.value = int.from_bytes(residuals[plane, address].tobytes(), "little")
             await RisingEdge(dut.clk)
     dut.residual_write_valid.value = 0
-    return words, residuals
+    tables = np.random.default_rng(rng.randrange(1 << 30)).integers(-128, 128, (8, 256), np.int8)
+    for address in range(TABLE_ENTRIES):
+        dut.table_write_valid.value, dut.table_write_address.value = 1, address
+        dut.table_write_data.value = int(tables.reshape(-1)[address]) & 255 | rng.getrandbits(56) << 8
+        await RisingEdge(dut.clk)
+    dut.table_write_valid.value = 0
+    return words, residuals, tables
 
 
 @cocotb.test()
@@ -83,11 +96,11 @@ async def equals_golden(dut):
     await reset(dut)
     drained = 0
     for sums_latency, probability in parameters()["runs"]:
-        words, residuals = await fill(dut, config, rng)
-        drained += await drain(dut, config, rng, words, residuals, drained, latency, sums_latency, probability)
+        contents = await fill(dut, config, rng)
+        drained += await drain(dut, config, rng, contents, drained, latency, sums_latency, probability)
 
 
-async def drain(dut, config, rng, words, residuals, drained, latency, sums_latency, probability):
+async def drain(dut, config, rng, contents, drained, latency, sums_latency, probability):
     """Run instructions offered with `probability` a cycle, `drained` of them having run before, and check all outputs; returns their number."""
     groups = config.outputs // config.drain_lanes
     sizes = [1, 1, 1, 2, 1, 16, 17, min(config.tile_pixels, 100), *[rng.randint(2, 40) for _ in range(20)]]
@@ -96,7 +109,7 @@ async def drain(dut, config, rng, words, residuals, drained, latency, sums_laten
     generator = np.random.default_rng(rng.randrange(1 << 30))
     sums = [(generator.integers(-(1 << 30), 1 << 30, (i["pixels"], config.outputs)) >> generator.integers(0, 30, (i["pixels"], config.outputs))).astype(np.int32)
             for i in instructions]
-    results = [golden(config, i, s, words, residuals) for i, s in zip(instructions, sums)]
+    results = [golden(config, i, s, *contents) for i, s in zip(instructions, sums)]
     expected = [group for staged, _ in results for group in staged]
     expected_requests = [((drained + k) % 2, pixel) for k, i in enumerate(instructions) for pixel in range(i["pixels"])]
     beats = [beat for s in sums for beat in s.reshape(-1, config.drain_lanes).tolist()]

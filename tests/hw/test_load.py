@@ -7,7 +7,7 @@ from cocotb.triggers import RisingEdge
 
 from celosia.hw.config import get_config
 from celosia.hw.interfaces import Run
-from celosia.hw.isa import Base, Opcode, Unit, encode
+from celosia.hw.isa import Base, Opcode, Target, Unit, encode
 from celosia.hw.load import LoadMaps, LoadWeights
 
 BASES = [0x10000, 0x200000, 0x3000000, 0x40000000]
@@ -15,7 +15,9 @@ BASES = [0x10000, 0x200000, 0x3000000, 0x40000000]
 
 def weights(fields, inputs):
     """(runs, writes) of LOAD_WEIGHTS; a write is (port, address, lane)."""
-    lanes, width, port = (4, 9, "parameter_write") if fields["parameters"] else (inputs // 8, 12, "weight_write")
+    lanes, width, port = {
+        Target.WEIGHTS: (inputs // 8, 12, "weight_write"), Target.PARAMETERS: (4, 9, "parameter_write"), Target.TABLE: (1, 11, "table_write"),
+    }[fields["target"]]
     runs = [(BASES[fields["base"]] + 8 * fields["offset"], fields["beats"])]
     return runs, [(port, (fields["address"] + beat // lanes) % (1 << width), beat % lanes) for beat in range(fields["beats"])]
 
@@ -36,7 +38,7 @@ def maps(fields, inputs):
 
 
 def random_weights(generator):
-    return Opcode.LOAD_WEIGHTS, {"base": generator.choice(list(Base)), "offset": generator.getrandbits(20), "parameters": generator.getrandbits(1),
+    return Opcode.LOAD_WEIGHTS, {"base": generator.choice(list(Base)), "offset": generator.getrandbits(20), "target": generator.choice(list(Target)),
                                  "address": generator.getrandbits(12), "beats": generator.choice([1, 2, 7, 8, generator.randint(1, 200)])}
 
 
@@ -74,7 +76,7 @@ async def loads(dut):
     await reset(dut)
     values = parameters()
     generator = random.Random(values["inputs"])
-    model, random_instruction, ports = {"weights": (weights, random_weights, ("weight_write", "parameter_write")),
+    model, random_instruction, ports = {"weights": (weights, random_weights, ("weight_write", "parameter_write", "table_write")),
                                         "maps": (maps, random_map, ("map_write", "residual_write"))}[values["unit"]]
     instructions, expected_runs, expected_writes, expected_posts = [], [], [], []
     for _ in range(60):

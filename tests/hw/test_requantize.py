@@ -21,7 +21,8 @@ def operands(rng):
     bias = rng.randint(max(INT32[0], total - INT32[1]), min(INT32[1], total - INT32[0]))
     low, high = sorted((rng.choice([-128, rng.randint(-128, 127)]), rng.choice([127, rng.randint(-128, 127)])))
     return {
-        "sum": total - bias, "bias": bias, "multiplier": multiplier, "shift": shift,
+        "sum": total - bias, "bias": bias, "multiplier": multiplier, "shift": shift, "leaky": rng.randint(0, 1),
+        "negative": rng.choice([0, 65535, multiplier // 100, multiplier // 4, rng.randint(0, 65535)]),
         "residual": rng.choice([-128, 127, rng.randint(-128, 127)]), "residual_zero_point": rng.choice([-128, 127, rng.randint(-128, 127)]),
         "residual_multiplier": rng.choice([0, 0, 65535, rng.randint(0, 65535), rng.randint(1 << 15, 65535)]),
         "residual_shift": rng.choice([0, shift, max(shift - 39, 0), rng.randint(0, shift), min(shift, rng.randint(14, 20))]),
@@ -33,7 +34,8 @@ def golden(case):
     column = {name: np.array([value], np.int64) for name, value in case.items()}
     r_term = residual_term(column["residual"], case["residual_zero_point"], case["residual_multiplier"], case["residual_shift"], column["shift"])
     total = (column["sum"] + column["bias"]).astype(np.int32)
-    return int(requantize(total, column["multiplier"], column["shift"], case["zero_point"], case["low"], case["high"], r_term)[0])
+    return int(requantize(total, column["multiplier"], column["shift"], case["zero_point"], case["low"], case["high"], r_term,
+                          column["negative"] if case["leaky"] else None)[0])
 
 
 @cocotb.test()
@@ -70,7 +72,8 @@ def test_golden_is_the_formula_in_unbounded_integers():
         if case["shift"] - case["residual_shift"] > 39:
             continue
         r_term = (case["residual"] - case["residual_zero_point"]) * case["residual_multiplier"] << case["shift"] - case["residual_shift"]
-        exact = case["zero_point"] + ((case["sum"] + case["bias"]) * case["multiplier"] + r_term + (1 << case["shift"] - 1) >> case["shift"])
+        multiplier = case["negative"] if case["leaky"] and case["sum"] + case["bias"] < 0 else case["multiplier"]
+        exact = case["zero_point"] + ((case["sum"] + case["bias"]) * multiplier + r_term + (1 << case["shift"] - 1) >> case["shift"])
         assert golden(case) == min(max(exact, case["low"]), case["high"])
 
 
