@@ -1,4 +1,4 @@
-"""Groups the operations of a simplified graph into what one layer of the engine does: convolution, residual, clip, pool."""
+"""Groups the operations of a simplified graph into what one layer of the engine does: convolution, residual, activation, pool."""
 
 import math
 from dataclasses import dataclass, field
@@ -7,10 +7,12 @@ import torch
 
 from .errors import UnsupportedError
 from .operations import (
-    ACTIVATIONS,
     ADD,
     AVERAGE_POOLS,
+    CLIPS,
     CONV,
+    FUNCTIONS,
+    LEAKY,
     LINEAR,
     MAX_POOL,
     PAD,
@@ -35,7 +37,7 @@ class Group:
     """One layer to be. Nodes are given by name, since preparing and converting the graph makes new node objects."""
 
     name: str
-    #: conv, linear, max_pool, avg_pool, add, clip or pad.
+    #: conv, linear, max_pool, avg_pool, add, activation or pad.
     op: str
     #: The convolution, pooling, …: the first node of the group.
     node: str
@@ -46,12 +48,17 @@ class Group:
     #: The group outputs, or placeholders, that it reads.
     input: str
     residual: str | None = None
+    #: A leaky or parametric ReLU.
+    leaky: str | None = None
+    #: A pointwise function, and the node, quantized as well, whose codes it is looked up for.
+    function: str | None = None
+    before: str | None = None
     pool: str | None = None
     #: Zeros around the input, top, left, bottom, right, from pad operations.
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     #: Of an average pooling, see :func:`~celosia.host.operations.average_window`.
     window: tuple | None = None
-    #: Real values the output is clipped to.
+    #: Real values the output, or what the function is looked up for, is clipped to.
     low: float = -math.inf
     high: float = math.inf
     #: (C, H, W) before and after the pool.
@@ -104,7 +111,7 @@ class _Fuser:
         self.result = Groups(groups=groups, inputs=inputs, outputs=outputs)
 
     def group(self, node):
-        op = {CONV: "conv", LINEAR: "linear", MAX_POOL: "max_pool", ADD: "add", PAD: "pad"}.get(node.target, "avg_pool" if node.target in AVERAGE_POOLS else "clip")
+        op = {CONV: "conv", LINEAR: "linear", MAX_POOL: "max_pool", ADD: "add", PAD: "pad"}.get(node.target, "avg_pool" if node.target in AVERAGE_POOLS else "activation")
         source, padding = node.args[0], (0, 0, 0, 0)
         if self.absorbed(source):
             padding, source = _padding(source), source.args[0]
@@ -113,11 +120,11 @@ class _Fuser:
         if op in ("conv", "max_pool", "avg_pool", "pad"):
             self.expect_map(node, source)
         values = {"name": self.name(node), "op": op, "node": node.name, "input": self.source(source).name, "padding": padding}
-        last, clip = node, (clip_bounds(node) if op == "clip" else (-math.inf, math.inf))
+        last = node
         if op == "avg_pool":
             values["window"] = average_window(node)
-        # A clip or a sum of flattened maps is one of the maps themselves.
-        shape = self.maps[self.source(source)] if op in ("add", "clip") else _map_shape(node)
+        # An activation or a sum of flattened maps is one of the maps themselves.
+        shape = self.maps[self.source(source)] if op in ("add", "activation") else _map_shape(node)
         if op == "add":
             values["residual"] = self.residual(node, node.args[1], shape)
         elif op in ("conv", "linear") and (add := self.sole_user(node)) is not None and add.target is ADD and self.carrier(add) is node:
@@ -125,17 +132,37 @@ class _Fuser:
             values["residual"] = self.residual(add, other, shape)
             self.claimed.add(add)
             last = add
-        while op != "max_pool" and (user := self.sole_user(last)) is not None and user.target in ACTIVATIONS:
-            clip = tuple(min(max(bound, low), high) for bound in clip for low, high in [clip_bounds(user)])
-            self.claimed.add(user)
-            last = user
+        activation, last = self.activation(node if op == "activation" else None, last, op != "max_pool", "residual" in values)
+        values |= activation
         self.maps[last] = shape
         output = last
         if op == "conv" and "residual" not in values and (user := self.sole_user(last)) is not None and user.target is MAX_POOL:
             self.claimed.add(user)
             values["pool"], output = user.name, user
             self.maps[user] = _map_shape(user)
-        return Group(**values, last=last.name, output=output.name, low=clip[0], high=clip[1], conv_shape=shape, shape=self.maps[output])
+        return Group(**values, last=last.name, output=output.name, conv_shape=shape, shape=self.maps[output])
+
+    def activation(self, first, last, fusible, residual):
+        """What follows `last` of leaky ReLU, clips and function, in the order in which a layer does them, as fields of the group; and its last node.
+
+        first: the operation that begins the group, if it is itself an activation.
+        """
+        fields, (low, high) = {}, (-math.inf, math.inf)
+        user = first or (self.sole_user(last) if fusible else None)
+        while user is not None:
+            if user.target in CLIPS:
+                bounds = clip_bounds(user)
+                low, high = (min(max(bound, bounds[0]), bounds[1]) for bound in (low, high))
+            elif user.target in LEAKY and not fields and not residual and (low, high) == (-math.inf, math.inf):
+                fields["leaky"] = user.name
+            elif user.target in FUNCTIONS:
+                fields |= {"function": user.name, "before": self.source(user.args[0]).name}
+            else:
+                break
+            self.claimed.add(user)
+            last = user
+            user = None if "function" in fields else self.sole_user(last)
+        return fields | {"low": low, "high": high}, last
 
     def residual(self, add, other, shape):
         source = self.source(other)

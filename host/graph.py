@@ -6,7 +6,9 @@ import numpy as np
 import torch
 import torchao.quantization.pt2e  # noqa: F401  registers torch.ops.quantized_decomposed
 
-from ..hw.network import Layer, Network, Pool, Residual, Tensor
+from ..hw.network import Layer, Lookup, Network, Pool, Residual, Tensor
+from ..hw.parameters import NEGATIVE_UNIT
+from ..sim import golden
 from .errors import CelosiaError
 from .fuse import Group, Groups
 from .operations import argument, pair
@@ -60,26 +62,55 @@ class _Lowering:
 
     def tensor(self, quantized, output, name, shape):
         """Describe the map of node `output`, whose codes are those of `quantized` or maxima of them."""
-        quantize = next((user for user in self.by_name[quantized].users if user.target is _QUANTIZE), None)
-        if quantize is None:  # nothing reads it: an input the model ignores
-            raise CelosiaError(f"{quantized} is never used; remove it from the model's arguments")
+        quantize = self.quantize(quantized)
         scale, zero_point = quantize.args[1:3]
         self.tensors[output] = Tensor(name=name, shape=tuple(shape), scale=float(scale), zero_point=int(zero_point))
         self.nodes[name] = quantize.name if output == quantized else output
         return self.tensors[output]
 
+    def quantize(self, quantized):
+        """The node that quantizes what node `quantized` computes."""
+        quantize = next((user for user in self.by_name[quantized].users if user.target is _QUANTIZE), None)
+        if quantize is None:  # nothing reads it: an input the model ignores
+            raise CelosiaError(f"{quantized} is never used; remove it from the model's arguments")
+        return quantize
+
     def layer(self, group, y):
         x, node = self.tensors[group.input], self.by_name[group.node]
-        weight, weight_scale, bias = self._weights(group, node, x, y)
-        arrays = _integers(group, weight, weight_scale, bias, x, y)
-        residual = self._residual(group, self.tensors[group.residual], y, arrays["shift"]) if group.residual else None
+        lookup = self._lookup(group, x, y) if group.function else None
+        before = lookup.before if lookup else y  # what sums are requantized to
+        weight, weight_scale, bias = self._weights(group, node, x, before)
+        arrays = _integers(group, weight, weight_scale, bias, x, before, self._slopes(group))
+        residual = self._residual(group, self.tensors[group.residual], before, arrays["shift"]) if group.residual else None
         pool = _pool(self.by_name[group.pool], group.conv_shape, group.shape) if group.pool else None
         if group.op == "max_pool":
             pool = _pool(node, x.shape, y.shape)
         macs = math.prod(group.conv_shape) * math.prod(weight.shape[1:]) if group.op in ("conv", "linear") else 0
-        low, high = (int(np.clip(round(np.clip(bound / y.scale, -1e6, 1e6)) + y.zero_point, -128, 127)) for bound in (group.low, group.high))
+        low, high = (int(np.clip(round(np.clip(bound / before.scale, -1e6, 1e6)) + before.zero_point, -128, 127)) for bound in (group.low, group.high))
         return Layer(name=group.name, op=group.op, input=x.name, output=y.name, **arrays, **_geometry(group, node, x),
-                     low=low, high=high, residual=residual, pool=pool, macs=macs)
+                     low=low, high=high, lookup=lookup, residual=residual, pool=pool, macs=macs)
+
+    def _lookup(self, group, x, y):
+        """The function's table: the reference graph's own quantization of its values at all 256 codes."""
+        if group.before == group.input:
+            before = Tensor(name=x.name, shape=group.conv_shape, scale=x.scale, zero_point=x.zero_point)
+        else:
+            quantize = self.quantize(group.before)
+            before = Tensor(name=f"{group.name}.before", shape=group.conv_shape, scale=float(quantize.args[1]), zero_point=int(quantize.args[2]))
+            self.nodes[before.name] = quantize.name
+        node, values = self.by_name[group.function], torch.from_numpy(golden.dequantize(np.arange(-128, 128), before))
+        return Lookup(before=before, table=golden.quantize(node.target(values, *node.args[1:], **node.kwargs).numpy(), y))
+
+    def _slopes(self, group):
+        """What a leaky or parametric ReLU multiplies negative sums by, per channel; None if the group has none. Raises :exc:`CelosiaError`."""
+        if not group.leaky:
+            return None
+        node = self.by_name[group.leaky]
+        slopes = self._value(node.args[1]) if node.target is torch.ops.aten.prelu.default else argument(node, "negative_slope")
+        slopes = np.broadcast_to(np.asarray(slopes, np.float64), group.conv_shape[:1])
+        if slopes.min() < 0:
+            raise CelosiaError(f"layer {group.name}: the slope {slopes.min():.3g} of its leaky ReLU is negative, which no multiplier expresses; clamp the slopes at 0")
+        return slopes
 
     def _weights(self, group, node, x, y):
         """Weights (int8), what an LSB of them is worth (per channel), and the real bias (per channel)."""
@@ -146,8 +177,8 @@ def _depthwise(x, y, kernel, factor):
     return np.full((channels, 1, *kernel), value, np.int8), np.full(channels, factor / value), np.zeros(channels)
 
 
-def _integers(group: Group, weight, scale, bias, x, y):
-    """Weights, biases, multipliers and shifts of a layer.
+def _integers(group: Group, weight, scale, bias, x, y, slopes):
+    """Weights, biases, multipliers and shifts of a layer; slopes: of its leaky ReLU per channel, or None.
 
     The real weight is `weight · scale`. Where a channel's weights are so small (pruned, or scaled down by a batch norm) that its bias
     would leave the accumulator or its ratio the range of shifts, they are rounded again to a coarser scale; that costs less than an LSB.
@@ -160,16 +191,21 @@ def _integers(group: Group, weight, scale, bias, x, y):
         factor = (scale / coarse)[changed].reshape(-1, 1, 1, 1)
         weight[changed] = np.round(weight[changed] * factor).astype(np.int8)
     ratio = x.scale * coarse / y.scale
+    steepest = np.ones_like(ratio) if slopes is None else np.maximum(slopes, 1)
     try:
-        multiplier, shift = zip(*map(requantization, ratio))
+        multiplier, shift = map(np.array, zip(*map(requantization, ratio * steepest)))
     except ValueError:
-        channel = int(ratio.argmax())
-        raise CelosiaError(f"layer {group.name}: output channel {channel} needs a requantization ratio of {ratio[channel]:.3g}, 1 or more; its outputs are far "
+        channel = int((ratio * steepest).argmax())
+        raise CelosiaError(f"layer {group.name}: output channel {channel} needs a requantization ratio of {(ratio * steepest)[channel]:.3g}, 1 or more; its outputs are far "
                            "smaller than its weights allow: calibrate with more varied images") from None
     sums = weight.astype(np.int64).sum(axis=(1, 2, 3))
     integer_bias = np.round(bias / (x.scale * coarse)).astype(np.int64) - x.zero_point * sums
     if np.abs(integer_bias).max() >= 1 << 31:
         channel = int(np.abs(integer_bias).argmax())
         raise CelosiaError(f"layer {group.name}: the bias of output channel {channel} does not fit 32 bits; calibrate with more varied images")
-    return {"weight": np.ascontiguousarray(weight), "bias": integer_bias.astype(np.int32),
-            "multiplier": np.array(multiplier, np.uint16), "shift": np.array(shift, np.uint8)}
+    arrays = {"weight": np.ascontiguousarray(weight), "bias": integer_bias.astype(np.int32), "multiplier": multiplier.astype(np.uint16), "shift": shift.astype(np.uint8)}
+    if slopes is None:
+        return arrays
+    arrays["multiplier"] = np.round(multiplier / steepest).astype(np.uint16)
+    negative = np.minimum(np.round(multiplier * (slopes / steepest) / NEGATIVE_UNIT), (1 << 16) // NEGATIVE_UNIT - 1)
+    return arrays | {"negative": (negative * NEGATIVE_UNIT).astype(np.uint16)}

@@ -7,8 +7,8 @@ import torch
 
 from .errors import UnsupportedError
 
-__all__ = ["ACTIVATIONS", "ADD", "AVERAGE_POOLS", "CONV", "LINEAR", "MAX_POOL", "PAD", "RESHAPES", "average_window", "check", "image_shape", "is_tensor",
-           "label", "refuse", "tensor_users"]
+__all__ = ["ADD", "AVERAGE_POOLS", "CLIPS", "CONV", "FUNCTIONS", "LEAKY", "LINEAR", "MAX_POOL", "PAD", "RESHAPES", "average_window", "check", "image_shape",
+           "is_tensor", "label", "refuse", "tensor_users"]
 
 aten = torch.ops.aten
 
@@ -17,7 +17,14 @@ LINEAR = aten.linear.default
 ADD = aten.add.Tensor
 MAX_POOL = aten.max_pool2d.default
 PAD = aten.pad.default
-ACTIVATIONS = {aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default}
+CLIPS = {aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default}
+LEAKY = {aten.leaky_relu.default, aten.prelu.default}
+#: Other pointwise functions, and beyond which arguments they are constant to within half of 1/255 of their range (None: nowhere).
+FUNCTIONS = {
+    aten.hardswish.default: (-3.0, None), aten.hardsigmoid.default: (-3.0, 3.0), aten.sigmoid.default: (-6.5, 6.5), aten.tanh.default: (-3.5, 3.5),
+    aten.silu.default: (None, None), aten.gelu.default: (None, None), aten.elu.default: (None, None), aten.mish.default: (None, None),
+    aten.softplus.default: (None, None),
+}
 AVERAGE_POOLS = {aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten.mean.dim}
 RESHAPES = {aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default,
             aten.unsqueeze.default, aten.unflatten.int}
@@ -26,10 +33,6 @@ _CONTAINERS = ("Sequential", "ModuleList", "ModuleDict")
 
 _HOST = "end the model before it and do this step on the host"
 _REMEDIES = {
-    "hardswish": "use ReLU or ReLU6 in its place and fine-tune", "hardsigmoid": "use ReLU6 in its place and fine-tune",
-    "silu": "use ReLU or ReLU6 in its place and fine-tune", "gelu": "use ReLU in its place and fine-tune", "elu": "use ReLU in its place and fine-tune",
-    "leaky_relu": "use ReLU in its place and fine-tune", "prelu": "use ReLU in its place and fine-tune",
-    "tanh": "use Hardtanh in its place and fine-tune", "sigmoid": "drop it if it is the last step, or use Hardtanh in its place and fine-tune",
     "softmax": "drop it, the order of the classes stays the same", "log_softmax": "drop it, the order of the classes stays the same",
     "cat": "add the branches instead of concatenating them", "conv_transpose2d": "use convolutions at the input's resolution",
     "upsample_nearest2d": _HOST, "mul": "use an architecture without multiplication of maps", "sub": "normalise images on the host, not in the model",
@@ -139,7 +142,7 @@ def check(node: torch.fx.Node) -> None:
     value, source = node.meta["val"], node.args[0]
     if node.target is aten.batch_norm.default:
         return  # folded before the groups are made
-    if node.target not in {CONV, LINEAR, ADD, MAX_POOL, PAD} | ACTIVATIONS | AVERAGE_POOLS | RESHAPES:
+    if node.target not in {CONV, LINEAR, ADD, MAX_POOL, PAD, *FUNCTIONS} | CLIPS | LEAKY | AVERAGE_POOLS | RESHAPES:
         raise refuse(node)
     if value.dtype != torch.float32:
         raise refuse(node, f"in {str(value.dtype).removeprefix('torch.')} is not supported", "use a float32 model")
@@ -192,10 +195,17 @@ def _check_max_pool(node):
         raise refuse(node, f"with dilation {pair(argument(node, 'dilation'))} is not supported", "use dilation 1")
 
 
-def _check_activation(node):
+def _check_clip(node):
     low, high = clip_bounds(node)
     if not low <= high:
         raise refuse(node, f"with bounds {low}…{high} leaves nothing", "exchange the bounds")
 
 
-_CHECKS = {CONV: _check_conv, LINEAR: _check_linear, ADD: _check_add, MAX_POOL: _check_max_pool} | dict.fromkeys(ACTIVATIONS, _check_activation)
+def _check_leaky(node):
+    if node.target is aten.leaky_relu.default and argument(node, "negative_slope") < 0:
+        raise refuse(node, f"of slope {argument(node, 'negative_slope')} is not supported", "use a slope of at least 0")
+    if node.target is aten.prelu.default and node.args[1].op != "get_attr":
+        raise refuse(node, "with computed slopes is not supported", "make the slopes parameters")
+
+
+_CHECKS = {CONV: _check_conv, LINEAR: _check_linear, ADD: _check_add, MAX_POOL: _check_max_pool} | dict.fromkeys(CLIPS, _check_clip) | dict.fromkeys(LEAKY, _check_leaky)

@@ -13,6 +13,7 @@ from ..hw.network import Network
 from .errors import CelosiaError
 from .fuse import Groups, fuse
 from .graph import lower
+from .operations import FUNCTIONS
 from .simplify import check_finite, simplify
 from .trace import fixed_batch, input_count, trace
 
@@ -26,9 +27,11 @@ class RangeObserver(ObserverBase):
     EfficientNet-Lite0's as it was, within 0.1 dB.
     """
 
-    def __init__(self, dtype=torch.int8, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine, is_dynamic=False, **_):
+    def __init__(self, dtype=torch.int8, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine, is_dynamic=False, bounds=(None, None), **_):
         super().__init__(dtype, is_dynamic)
         self.quant_min, self.quant_max, self.qscheme = quant_min, quant_max, qscheme
+        #: Beyond these values nothing needs to be told apart; None: no bound.
+        self.bounds = bounds
         self.low, self.high = 0.0, 0.0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -40,9 +43,11 @@ class RangeObserver(ObserverBase):
 
     def calculate_qparams(self) -> "tuple[torch.Tensor, torch.Tensor]":
         """Scale, float32, and zero point, int64."""
+        low = self.low if self.bounds[0] is None else max(self.low, self.bounds[0])
+        high = self.high if self.bounds[1] is None else min(self.high, self.bounds[1])
         # A map that was always zero gets the range 1.
-        scale = torch.tensor(((self.high - self.low) or 1.0) / (self.quant_max - self.quant_min), dtype=torch.float32)
-        zero_point = torch.clamp(self.quant_min - torch.round(self.low / scale), self.quant_min, self.quant_max)
+        scale = torch.tensor(((high - low) or 1.0) / (self.quant_max - self.quant_min), dtype=torch.float32)
+        zero_point = torch.clamp(self.quant_min - torch.round(low / scale), self.quant_min, self.quant_max)
         return scale, zero_point.to(torch.int64)
 
 
@@ -62,6 +67,8 @@ class EngineQuantizer(Quantizer):
             _annotation(nodes[name]).output_qspec = _ACTIVATIONS
         for group in self.groups.groups:
             _annotation(nodes[group.last]).output_qspec = _ACTIVATIONS
+            if group.function and group.before != group.input:
+                _annotation(nodes[group.before]).output_qspec = _activations(FUNCTIONS[nodes[group.function].target])
             if group.op in ("conv", "linear"):
                 node = nodes[group.node]
                 _annotation(node).input_qspec_map[node.args[1]] = _WEIGHTS
@@ -71,7 +78,11 @@ class EngineQuantizer(Quantizer):
         """Nothing is left to check: :meth:`annotate` refuses what is not supported."""
 
 
-_ACTIVATIONS = QuantizationSpec(torch.int8, RangeObserver, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine)
+def _activations(bounds=(None, None)):
+    return QuantizationSpec(torch.int8, RangeObserver.with_args(bounds=bounds), quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine)
+
+
+_ACTIVATIONS = _activations()
 _WEIGHTS = QuantizationSpec(torch.int8, PerChannelMinMaxObserver, quant_min=-127, quant_max=127, qscheme=torch.per_channel_symmetric, ch_axis=0)
 
 
@@ -85,7 +96,7 @@ class QuantizedModel(Network):
 
     #: Float32 in and out, like the model, but with every rounding to int8; None after loading.
     reference: "torch.fx.GraphModule | None" = None
-    #: Tensor name → node of `reference` whose value is that map (int8 codes, or float on the same grid).
+    #: Tensor name, of a `Lookup.before` as well → node of `reference` whose value is that map (int8 codes, or float on the same grid).
     nodes: dict[str, str] = field(default_factory=dict)
 
 
@@ -172,7 +183,7 @@ def _parts(inputs, batch):
 
 def _check_ranges(prepared, groups):
     """Raises :exc:`CelosiaError` naming the first layer that computed a NaN or an infinity."""
-    layers = {group.last: group.name for group in groups.groups}
+    layers = {node: group.name for group in groups.groups for node in (group.before, group.last)}
     for node in prepared.graph.nodes:
         observer = getattr(prepared, node.target, None) if node.op == "call_module" else None
         if isinstance(observer, RangeObserver) and not math.isfinite(observer.low + observer.high):

@@ -1,7 +1,7 @@
 """Compares the integer network with the quantize–dequantize graph it was lowered from, layer by layer on equal inputs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -50,9 +50,9 @@ def reference_codes(qmodel: QuantizedModel, *inputs: torch.Tensor) -> "dict[str,
     recorder = _Recorder(qmodel.reference, set(qmodel.nodes.values()))
     with torch.no_grad():
         recorder.run(*inputs)
-    codes = {}
+    codes, tensors = {}, qmodel.tensors | {item.lookup.before.name: item.lookup.before for item in qmodel.layers if item.lookup}
     for name, node in qmodel.nodes.items():
-        value, tensor = recorder.values[node], qmodel.tensors[name]
+        value, tensor = recorder.values[node], tensors[name]
         if value.is_floating_point():
             value = torch.round(value / tensor.scale) + tensor.zero_point
         codes[name] = value.numpy().astype(np.int8).reshape(-1, *tensor.shape)
@@ -77,12 +77,25 @@ def compare(qmodel: QuantizedModel, *inputs: torch.Tensor,
     codes = reference_codes(qmodel, *inputs)
     records = []
     for item in qmodel.layers:
-        got = layer(item, qmodel, codes[item.input], codes[item.residual.tensor] if item.residual else None)
-        want = codes[item.output]
-        difference = got.astype(np.int64) - want
+        pairs = list(_pairs(item, qmodel, codes, layer))
+        difference = np.concatenate([(got.astype(np.int64) - want).reshape(-1) for got, want, _ in pairs])
         noise = float((difference**2).sum())
-        signal = float(((want.astype(np.int64) - qmodel.tensors[item.output].zero_point) ** 2).sum())
+        signal = float(sum(((want.astype(np.int64) - tensor.zero_point) ** 2).sum() for _, want, tensor in pairs))
         with np.errstate(divide="ignore"):
             sqnr = float(10 * np.log10(signal / noise)) if noise else float("inf")
         records.append(LayerRecord(name=item.name, op=item.op, max_lsb_error=int(np.abs(difference).max()), different=float((difference != 0).mean()), sqnr_db=sqnr))
     return records
+
+
+def _pairs(item, qmodel, codes, layer):
+    """(codes got, codes wanted, tensor) of a layer's output; of a layer that ends with a function, of the map before it and of the function alone,
+    which are two operations of the reference: what the function makes of a difference of one LSB is not its error."""
+    residual, want = codes[item.residual.tensor] if item.residual else None, codes[item.output]
+    if item.lookup and item.lookup.before.name != item.input:
+        before = item.lookup.before
+        network = replace(qmodel, tensors=qmodel.tensors | {before.name: before})
+        yield layer(replace(item, lookup=None, pool=None, output=before.name), network, codes[item.input], residual), codes[before.name], before
+        result = golden.look_up(codes[before.name], item.lookup.table)
+        yield golden.max_pool(result, item.pool) if item.pool else result, want, qmodel.tensors[item.output]
+    else:
+        yield layer(item, qmodel, codes[item.input], residual), want, qmodel.tensors[item.output]

@@ -3,7 +3,7 @@
 import torch
 
 from .errors import CelosiaError
-from .operations import ACTIVATIONS, CONV, LINEAR, MAX_POOL, PAD, argument, image_shape, is_tensor, pair, refuse, tensor_users
+from .operations import CLIPS, CONV, LINEAR, MAX_POOL, PAD, argument, image_shape, is_tensor, pair, refuse, tensor_users
 
 __all__ = ["simplify"]
 
@@ -14,7 +14,9 @@ _IDENTITIES = {aten.dropout, aten.dropout_, aten.feature_dropout, aten.alpha_dro
 _FUNCTIONAL = {aten.add_.Tensor: aten.add.Tensor, aten.relu_.default: aten.relu.default, aten.relu6_.default: aten.relu6.default,
                aten.hardtanh_.default: aten.hardtanh.default, aten.clamp_.default: aten.clamp.default, aten.clamp_min_.default: aten.clamp_min.default,
                aten.clamp_max_.default: aten.clamp_max.default, aten.clip.default: aten.clamp.default, aten.clip_.default: aten.clamp.default,
-               aten.constant_pad_nd.default: aten.pad.default}
+               aten.constant_pad_nd.default: aten.pad.default, aten.leaky_relu_.default: aten.leaky_relu.default, aten.silu_.default: aten.silu.default,
+               aten.hardswish_.default: aten.hardswish.default, aten.hardsigmoid_.default: aten.hardsigmoid.default, aten.mish_.default: aten.mish.default,
+               aten.sigmoid_.default: aten.sigmoid.default, aten.tanh_.default: aten.tanh.default, aten.elu_.default: aten.elu.default}
 
 
 def simplify(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
@@ -37,7 +39,7 @@ def simplify(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
         if node.target is aten.batch_norm.default:
             _make_foldable(module, node)
     for node in list(graph.nodes):
-        if node.target in ACTIVATIONS:
+        if node.target in CLIPS:
             _move_before_pool(node)
     graph.lint()
     module.recompile()

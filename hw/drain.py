@@ -61,8 +61,11 @@ class DrainUnit(wiring.Component):
         beat = Signal(range(max(groups, 2)))  # Verilog has no signals without bits
         requested = Signal()  # the last cycle of the last request
         accepted = Signal()
+        if groups == 1:
+            m.d.comb += requested.eq(requesting & more[-1])
+        else:  # known a cycle ahead, for much follows from it
+            m.d.sync += requested.eq(requesting & (beat == groups - 2) & more[-1])
         m.d.comb += [
-            requested.eq(requesting & (beat == groups - 1) & more[-1]),
             accepted.eq(taken & arriving.i.ready & (~requesting | requested)),
             arriving.i.payload.eq(request),
             arriving.i.valid.eq(accepted),

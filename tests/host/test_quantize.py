@@ -49,6 +49,12 @@ def normalized(channels):
     return norm
 
 
+def slopes(channels):
+    prelu = nn.PReLU(channels)
+    nn.init.uniform_(prelu.weight, 0, 1.5)
+    return prelu
+
+
 def make(model, shape=(3, 16, 16), seed=0):
     """The quantized model, checked, and a batch it was not calibrated with."""
     generator = torch.Generator().manual_seed(seed)
@@ -72,14 +78,14 @@ MODELS = {
     "residual_clipped": (lambda: Function(lambda m, x: x + F.relu(m.a(x)), a=conv(3, 3)), ["conv", "add"]),
     "residual_shared": (lambda: Function(lambda m, x: (lambda y: F.relu(y + x) + y)(m.a(x)), a=conv(3, 3)), ["conv", "add", "add"]),
     "flat_clip_and_add": (lambda: Function(lambda m, x: (lambda y: m.f(F.relu(y) + y))(m.a(x).flatten(1)), a=conv(3, 4), f=nn.Linear(1024, 5)),
-                          ["conv", "clip", "add", "linear"]),
+                          ["conv", "activation", "add", "linear"]),
     "twice": (lambda: Function(lambda m, x: (lambda y: y + y)(m.a(x)), a=conv(3, 8)), ["conv", "add"]),
     "max_pool": (lambda: nn.Sequential(conv(3, 8), normalized(8), nn.ReLU(), nn.MaxPool2d(3, 2, 1)), ["conv"]),
     "max_pool_ceil": (lambda: nn.Sequential(conv(3, 8, padding=0), nn.MaxPool2d(3, 2, ceil_mode=True)), ["conv"]),
     "max_pool_then_relu": (lambda: nn.Sequential(conv(3, 8), nn.MaxPool2d(2), nn.ReLU()), ["conv"]),
     "max_pool_alone": (lambda: nn.Sequential(nn.MaxPool2d(3, 1, 1), conv(3, 8)), ["max_pool", "conv"]),
     "max_pool_shared": (lambda: Function(lambda m, x: (lambda y: (F.max_pool2d(y, 2), m.b(y)))(m.a(x)), a=conv(3, 8), b=conv(8, 4)), ["conv", "max_pool", "conv"]),
-    "clip_shared": (lambda: Function(lambda m, x: (lambda y: m.b(F.relu(y)) + y)(m.a(x)), a=conv(3, 8), b=conv(8, 8)), ["conv", "clip", "conv"]),
+    "clip_shared": (lambda: Function(lambda m, x: (lambda y: m.b(F.relu(y)) + y)(m.a(x)), a=conv(3, 8), b=conv(8, 8)), ["conv", "activation", "conv"]),
     "avg_pool": (lambda: nn.Sequential(conv(3, 8), nn.AvgPool2d(3, 2), nn.ReLU()), ["conv", "avg_pool"]),
     "avg_pool_padded": (lambda: nn.Sequential(conv(3, 8), nn.AvgPool2d((3, 2), (1, 2), (1, 0))), ["conv", "avg_pool"]),
     "avg_pool_divisor": (lambda: nn.Sequential(conv(3, 8), nn.AvgPool2d(2, divisor_override=3)), ["conv", "avg_pool"]),
@@ -92,6 +98,15 @@ MODELS = {
     "batch_norm_first": (lambda: nn.Sequential(normalized(3), nn.ReLU(), conv(3, 8)), ["conv", "conv"]),
     "batch_norm_shared": (lambda: Function(lambda m, x: (lambda y: m.n(y) + y)(m.c(x)), c=conv(3, 8), n=normalized(8)), ["conv", "conv"]),
     "shared_weights": (lambda: Function(lambda m, x: m.c(F.relu(m.c(x))), c=conv(3, 3)), ["conv", "conv"]),
+    "leaky": (lambda: nn.Sequential(conv(3, 8), nn.LeakyReLU(0.1, inplace=True), conv(8, 8), nn.LeakyReLU(2.0), nn.MaxPool2d(2)), ["conv", "conv"]),
+    "leaky_clipped": (lambda: Function(lambda m, x: F.leaky_relu(m.a(x), 0.01).clamp(-0.002, 0.7), a=conv(3, 8)), ["conv"]),
+    "leaky_of_a_sum": (lambda: Function(lambda m, x: F.leaky_relu(m.a(x) + x, 0.2), a=conv(3, 3)), ["conv", "activation"]),
+    "prelu": (lambda: nn.Sequential(conv(3, 8), slopes(8), nn.Flatten(), nn.Linear(2048, 5), nn.PReLU()), ["conv", "linear"]),
+    "hardswish": (lambda: nn.Sequential(conv(3, 8), normalized(8), nn.Hardswish(inplace=True), conv(8, 8), nn.Hardswish(), nn.MaxPool2d(2)), ["conv", "conv"]),
+    "gates": (lambda: nn.Sequential(conv(3, 8), nn.Hardsigmoid(), conv(8, 8), nn.Sigmoid(), conv(8, 8), nn.Tanh()), ["conv"] * 3),
+    "silu_of_a_sum": (lambda: Function(lambda m, x: F.silu(m.a(x) + x), a=conv(3, 3)), ["conv"]),
+    "functions_alone": (lambda: Function(lambda m, x: F.elu(F.silu(x)) + F.gelu(m.a(x)), a=conv(3, 3)), ["activation", "activation", "conv", "add"]),
+    "functions_in_a_row": (lambda: nn.Sequential(conv(3, 8), nn.ReLU6(), nn.Tanh(), nn.ReLU(), nn.AvgPool2d(2), nn.Mish(), conv(8, 4), nn.Softplus()), ["conv", "activation", "avg_pool", "conv"]),
     "two_outputs": (lambda: Function(lambda m, x: {"a": m.a(x), "b": m.b(x).flatten(1)}, a=conv(3, 8), b=conv(3, 2)), ["conv", "conv"]),
 }
 
@@ -206,8 +221,9 @@ def test_overflow_in_the_float_model_is_named():
 
 
 REFUSED = {
-    "Hardswish": (nn.Hardswish(), r"0 \(Hardswish\).*: hardswish is not supported; use ReLU or ReLU6"),
-    "sigmoid": (Function(lambda m, x: torch.sigmoid(x)), r"^0 \(Function\), .*test_quantize.py:\d+: sigmoid is not supported; drop it"),
+    "Softshrink": (nn.Softshrink(), r"0 \(Softshrink\).*: softshrink is not supported; end the model before it"),
+    "sine": (Function(lambda m, x: torch.sin(x)), r"^0 \(Function\), .*test_quantize.py:\d+: sin is not supported; end the model"),
+    "negative_slope": (nn.LeakyReLU(-0.1), "leaky_relu of slope -0.1 is not supported; use a slope of at least 0"),
     "cat": (Function(lambda m, x: torch.cat([x, x], 1)), "cat is not supported; add the branches"),
     "transposed": (nn.ConvTranspose2d(3, 4, 2), "conv_transpose2d is not supported"),
     "interpolate": (Function(lambda m, x: F.interpolate(x, scale_factor=2)), "upsample_nearest2d is not supported"),
@@ -255,6 +271,12 @@ def test_uninitialized_weights_are_refused():
         quantize(nn.LazyConv2d(4, 3), [torch.randn(2, 3, 8, 8)])
 
 
+def test_negative_slopes_are_refused():
+    model = nn.Sequential(conv(3, 4), nn.PReLU(init=-0.25))
+    with pytest.raises(CelosiaError, match="layer 0: the slope -0.25 of its leaky ReLU is negative.*clamp the slopes at 0"):
+        quantize(model, [torch.randn(2, 3, 8, 8)])
+
+
 def test_unused_input_is_refused():
     class Ignoring(nn.Module):
         def forward(self, x, y):
@@ -272,6 +294,12 @@ def test_observer_of_zeros_and_of_one_sign():
     observer(-torch.rand(1000))
     scale, zero_point = observer.calculate_qparams()
     assert zero_point == 127 and 0 < scale <= 1 / 255
+
+
+def test_observer_leaves_out_what_a_function_does_not_tell_apart():
+    observer = RangeObserver(bounds=(-3.0, None))
+    observer(torch.tensor([-10.0, 2.1]))
+    assert [float(value) for value in observer.calculate_qparams()] == pytest.approx([5.1 / 255, 22])
 
 
 @pytest.mark.long

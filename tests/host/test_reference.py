@@ -12,7 +12,7 @@ torch.set_num_threads(1)
 
 def slow_layer(layer: Layer, network: Network, x: np.ndarray, residual: "np.ndarray | None") -> np.ndarray:
     """The contract's arithmetic written a second time, with Python's integers and loops."""
-    source, target = network.tensors[layer.input], network.tensors[layer.output]
+    source, target = network.tensors[layer.input], layer.lookup.before if layer.lookup else network.tensors[layer.output]
     top, left, bottom, right = layer.padding
     x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=source.zero_point)
     outputs, depth, rows, columns = layer.weight.shape
@@ -22,11 +22,13 @@ def slow_layer(layer: Layer, network: Network, x: np.ndarray, residual: "np.ndar
         first = o // (outputs // layer.groups) * depth
         window = x[n, first : first + depth, i * layer.stride[0] :, j * layer.stride[1] :][:, :: layer.dilation[0], :: layer.dilation[1]][:, :rows, :columns]
         multiplier, shift = int(layer.multiplier[o]), int(layer.shift[o])
-        value = (int(layer.bias[o]) + int((window.astype(int) * layer.weight[o]).sum())) * multiplier
+        value = int(layer.bias[o]) + int((window.astype(int) * layer.weight[o]).sum())
+        value *= int(layer.negative[o]) if layer.negative is not None and value < 0 else multiplier
         if layer.residual:
             r = layer.residual
             value += (int(residual[n, o, i, j]) - network.tensors[r.tensor].zero_point) * r.multiplier << (shift - r.shift)
-        codes[n, o, i, j] = min(max(target.zero_point + ((value + (1 << (shift - 1))) >> shift), layer.low), layer.high)
+        code = min(max(target.zero_point + ((value + (1 << (shift - 1))) >> shift), layer.low), layer.high)
+        codes[n, o, i, j] = layer.lookup.table[code + 128] if layer.lookup else code
     if layer.pool is None:
         return codes
     top, left, bottom, right = layer.pool.padding
