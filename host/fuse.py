@@ -82,6 +82,9 @@ def fuse(graph: torch.fx.Graph) -> Groups:
     return _Fuser(graph).result
 
 
+_OPS = {CONV: "conv", LINEAR: "linear", MAX_POOL: "max_pool", ADD: "add", PAD: "pad"} | dict.fromkeys(AVERAGE_POOLS, "avg_pool")
+
+
 class _Fuser:
     def __init__(self, graph):
         self.order = {node: index for index, node in enumerate(graph.nodes)}
@@ -111,7 +114,7 @@ class _Fuser:
         self.result = Groups(groups=groups, inputs=inputs, outputs=outputs)
 
     def group(self, node):
-        op = {CONV: "conv", LINEAR: "linear", MAX_POOL: "max_pool", ADD: "add", PAD: "pad"}.get(node.target, "avg_pool" if node.target in AVERAGE_POOLS else "activation")
+        op = _OPS.get(node.target, "activation")
         source, padding = node.args[0], (0, 0, 0, 0)
         if self.absorbed(source):
             padding, source = _padding(source), source.args[0]

@@ -7,7 +7,7 @@ import torch
 import torchao.quantization.pt2e  # noqa: F401  registers torch.ops.quantized_decomposed
 
 from ..hw.network import Layer, Lookup, Network, Pool, Residual, Tensor
-from ..hw.parameters import NEGATIVE_UNIT
+from ..hw.parameters import nearest_short
 from ..sim import golden
 from .errors import CelosiaError
 from .fuse import Group, Groups
@@ -190,22 +190,22 @@ def _integers(group: Group, weight, scale, bias, x, y, slopes):
         weight = weight.copy()
         factor = (scale / coarse)[changed].reshape(-1, 1, 1, 1)
         weight[changed] = np.round(weight[changed] * factor).astype(np.int8)
-    ratio = x.scale * coarse / y.scale
-    steepest = np.ones_like(ratio) if slopes is None else np.maximum(slopes, 1)
+    steepest = np.ones_like(coarse) if slopes is None else np.maximum(slopes, 1)
+    ratio = x.scale * coarse / y.scale * steepest
     try:
-        multiplier, shift = map(np.array, zip(*map(requantization, ratio * steepest)))
+        multiplier, shift = map(np.array, zip(*map(requantization, ratio)))
     except ValueError:
-        channel = int((ratio * steepest).argmax())
-        raise CelosiaError(f"layer {group.name}: output channel {channel} needs a requantization ratio of {(ratio * steepest)[channel]:.3g}, 1 or more; its outputs are far "
+        channel = int(ratio.argmax())
+        raise CelosiaError(f"layer {group.name}: output channel {channel} needs a requantization ratio of {ratio[channel]:.3g}, 1 or more; its outputs are far "
                            "smaller than its weights allow: calibrate with more varied images") from None
     sums = weight.astype(np.int64).sum(axis=(1, 2, 3))
     integer_bias = np.round(bias / (x.scale * coarse)).astype(np.int64) - x.zero_point * sums
     if np.abs(integer_bias).max() >= 1 << 31:
         channel = int(np.abs(integer_bias).argmax())
         raise CelosiaError(f"layer {group.name}: the bias of output channel {channel} does not fit 32 bits; calibrate with more varied images")
-    arrays = {"weight": np.ascontiguousarray(weight), "bias": integer_bias.astype(np.int32), "multiplier": multiplier.astype(np.uint16), "shift": shift.astype(np.uint8)}
+    arrays = {"weight": np.ascontiguousarray(weight), "bias": integer_bias.astype(np.int32),
+              "multiplier": multiplier.astype(np.uint16), "shift": shift.astype(np.uint8)}
     if slopes is None:
         return arrays
     arrays["multiplier"] = np.round(multiplier / steepest).astype(np.uint16)
-    negative = np.minimum(np.round(multiplier * (slopes / steepest) / NEGATIVE_UNIT), (1 << 16) // NEGATIVE_UNIT - 1)
-    return arrays | {"negative": (negative * NEGATIVE_UNIT).astype(np.uint16)}
+    return arrays | {"negative": nearest_short(multiplier * slopes / steepest)}

@@ -208,4 +208,5 @@ def _check_leaky(node):
         raise refuse(node, "with computed slopes is not supported", "make the slopes parameters")
 
 
-_CHECKS = {CONV: _check_conv, LINEAR: _check_linear, ADD: _check_add, MAX_POOL: _check_max_pool} | dict.fromkeys(CLIPS, _check_clip) | dict.fromkeys(LEAKY, _check_leaky)
+_CHECKS = {CONV: _check_conv, LINEAR: _check_linear, ADD: _check_add, MAX_POOL: _check_max_pool}
+_CHECKS |= dict.fromkeys(CLIPS, _check_clip) | dict.fromkeys(LEAKY, _check_leaky)

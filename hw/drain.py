@@ -9,7 +9,7 @@ from .config import PLANE, AcceleratorConfig
 from .fifo import Queue
 from .interfaces import BEAT_BITS, BufferWrite, Instructions, StagedWrite, Sums, SumsRead, UnitControl
 from .isa import TABLE_ENTRIES, Drain, Unit
-from .parameters import NEGATIVE_UNIT, PARAMETER_BYTES, Parameters
+from .parameters import PARAMETER_BYTES, Parameters
 from .primitives import BlockRam, WideRam, delayed
 from .requantize import Requantizer
 
@@ -132,8 +132,8 @@ class DrainUnit(wiring.Component):
             index = k if lanes == 4 else Cat(k, entry)
             m.d.comb += [
                 lane.sum.eq(delayed(m, self.sums.data[k], wait)),
-                lane.bias.eq(word.bias[index]), lane.multiplier.eq(word.multiplier[index]), lane.shift.eq(word.shift[index]),
-                lane.negative.eq(word.negative[index] << exact_log2(NEGATIVE_UNIT)),
+                lane.bias.eq(word.bias[index]), lane.multiplier.eq(word.multiplier[index]), lane.shift.eq(word.shift[index] + 16),
+                lane.negative.eq(word.negative[index]),
                 lane.residual.eq(residual.word_select(k, 8)),
                 *(getattr(lane, name).eq(value) for name, value in constants.items()),
             ]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from .atomic import write_atomically
-from .parameters import NEGATIVE_UNIT
+from .parameters import nearest_short
 
 __all__ = ["Layer", "Lookup", "Network", "NetworkError", "Pool", "Residual", "Tensor"]
 
@@ -92,7 +92,7 @@ class Layer:
     groups: int = 1
     low: int = -128
     high: int = 127
-    #: uint16, (output channels,), multiples of NEGATIVE_UNIT: leaky and parametric ReLU.
+    #: uint16, (output channels,), with a short form (`hw.parameters`): leaky and parametric ReLU.
     negative: np.ndarray | None = None
     lookup: Lookup | None = None
     residual: Residual | None = None
@@ -194,8 +194,8 @@ class Network:
         check(16 <= int(layer.shift.min()) and int(layer.shift.max()) <= 47, "shifts must be in 16…47")
         check(-128 <= layer.low <= layer.high <= 127, f"clamp {layer.low}…{layer.high} is out of range")
         if layer.negative is not None:
-            fits = layer.negative.dtype == np.uint16 and layer.negative.shape == (channels,) and not (layer.negative % NEGATIVE_UNIT).any()
-            check(fits, f"negative must be uint16 ({channels},), multiples of {NEGATIVE_UNIT}")
+            check(layer.negative.dtype == np.uint16 and layer.negative.shape == (channels,), f"negative must be uint16 ({channels},)")
+            check(np.array_equal(nearest_short(layer.negative), layer.negative), "a multiplier of negative sums has no short form")
         if layer.lookup:
             check(layer.lookup.table.dtype == np.int8 and layer.lookup.table.shape == (256,), "a table must be int8 (256,)")
             check(layer.lookup.before.shape == (channels, *layer.conv_size(*x.shape[1:])), "the map before the table and the convolution differ in shape")

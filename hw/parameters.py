@@ -1,22 +1,28 @@
-"""A word of the parameter buffer: what DRAIN requantizes four neighbouring output channels with."""
+"""A word of the parameter buffer: what DRAIN requantizes four neighbouring output channels with.
+
+There is room for eleven bits of the multiplier of negative sums: a floating-point number with three bits of exponent, whose values are the even numbers up to 1022
+and beyond them those of nine significant bits.
+"""
 
 import numpy as np
-from amaranth.hdl import unsigned
+from amaranth.hdl import Cat, unsigned
 from amaranth.lib import data
 
-__all__ = ["NEGATIVE_UNIT", "PARAMETER_BYTES", "Parameters", "decode_parameters", "encode_parameters"]
+__all__ = ["PARAMETER_BYTES", "SHORT_BITS", "Parameters", "decode_parameters", "encode_parameters", "expand", "nearest_short"]
 
-#: What an LSB of `Parameters.negative` is worth in the multiplier's LSBs: ten bits are stored, so the slope of a leaky ReLU is exact to 1/1024.
-NEGATIVE_UNIT = 64
+#: Bits of a multiplier of negative sums.
+SHORT_BITS = 11
+_FRACTION = 8
+_MOST = 511 << 7
 
 
 class Parameters(data.Struct):
-    """Per channel: bias (int32), multiplier, shift, and the multiplier of negative accumulators in units of `NEGATIVE_UNIT`."""
+    """Per channel: bias (int32), multiplier, shift less 16, and the short multiplier of negative sums."""
 
     bias: data.ArrayLayout(unsigned(32), 4)
     multiplier: data.ArrayLayout(unsigned(16), 4)
-    shift: data.ArrayLayout(unsigned(6), 4)
-    negative: data.ArrayLayout(unsigned(10), 4)
+    shift: data.ArrayLayout(unsigned(5), 4)
+    negative: data.ArrayLayout(unsigned(SHORT_BITS), 4)
 
 
 PARAMETER_BYTES = Parameters.as_shape().size // 8
@@ -25,22 +31,41 @@ PARAMETER_BYTES = Parameters.as_shape().size // 8
 _WORD = np.dtype([("bias", "<i4", 4), ("multiplier", "<u2", 4), ("packed", "<u8")])
 assert _WORD.itemsize == PARAMETER_BYTES
 _PACKED = {
-    name: [np.uint64(Parameters.as_shape()[name].offset + k * width - 192) for k in range(4)] for name, width in (("shift", 6), ("negative", 10))
+    name: [np.uint64(Parameters.as_shape()[name].offset + k * width - 192) for k in range(4)] for name, width in (("shift", 5), ("negative", SHORT_BITS))
 }
 
 
-def encode_parameters(bias: np.ndarray, multiplier: np.ndarray, shift: np.ndarray, negative: "np.ndarray | None" = None) -> np.ndarray:
-    """Words, uint8 (channels / 4 · 32,), of channels in groups of four.
+def expand(short):
+    """The multiplier, 16 bit, that a short one of `SHORT_BITS` bits stands for, in gateware."""
+    fraction, exponent = short[:_FRACTION], short[_FRACTION:]
+    return (Cat(fraction, exponent.any()) << (exponent | ~exponent.any()))[:16]
 
-    `negative`: multipliers of negative accumulators, multiples of `NEGATIVE_UNIT` below 2^16 (ValueError if not); None: there are none.
+
+def nearest_short(multipliers: np.ndarray) -> np.ndarray:
+    """The closest multipliers, uint16, that have a short form, to numbers of at least 0."""
+    multipliers = np.minimum(np.asarray(multipliers, np.float64), _MOST)
+    unit = 2.0 ** np.maximum(np.frexp(multipliers)[1] - 1 - _FRACTION, 1)
+    return (np.rint(multipliers / unit) * unit).astype(np.uint16)
+
+
+def _shorten(multipliers):
+    multipliers = np.asarray(multipliers, np.int64)
+    if not np.array_equal(nearest_short(np.maximum(multipliers, 0)), multipliers):
+        raise ValueError("a multiplier of negative sums has no short form")
+    exponent = np.maximum(np.frexp(multipliers)[1] - 1 - _FRACTION, 0)
+    return np.where(exponent == 0, multipliers >> 1, (exponent << _FRACTION) + (multipliers >> exponent) - (1 << _FRACTION))
+
+
+def encode_parameters(bias: np.ndarray, multiplier: np.ndarray, shift: np.ndarray, negative: "np.ndarray | None" = None) -> np.ndarray:
+    """Words, uint8 (channels / 4 · 32,), of channels in groups of four; shifts are 16…47.
+
+    `negative`: multipliers of negative sums; None: there are none. Raises ValueError for one that :func:`nearest_short` would change.
     """
-    negative = np.zeros(len(bias), np.uint64) if negative is None else np.asarray(negative, np.uint64)
-    if (negative % NEGATIVE_UNIT).any() or (negative >> np.uint64(16)).any():
-        raise ValueError(f"multipliers of negative accumulators must be multiples of {NEGATIVE_UNIT} in 0…65535")
+    packed = {"shift": np.asarray(shift, np.int64) - 16, "negative": _shorten(np.zeros(len(bias)) if negative is None else negative)}
     words = np.zeros(len(bias) // 4, _WORD)
     words["bias"], words["multiplier"] = np.reshape(bias, (-1, 4)), np.reshape(multiplier, (-1, 4))
-    for name, values in ("shift", np.asarray(shift, np.uint64)), ("negative", negative // NEGATIVE_UNIT):
-        for position, column in zip(_PACKED[name], values.reshape(-1, 4).T):
+    for name, values in packed.items():
+        for position, column in zip(_PACKED[name], values.astype(np.uint64).reshape(-1, 4).T):
             words["packed"] |= column << position
     return words.view(np.uint8)
 
@@ -48,8 +73,10 @@ def encode_parameters(bias: np.ndarray, multiplier: np.ndarray, shift: np.ndarra
 def decode_parameters(words: np.ndarray) -> "dict[str, np.ndarray]":
     """bias (int32), multiplier, shift and negative (int64), each (n, 4), of words, uint8 (n, 32); the inverse of :func:`encode_parameters`."""
     words = np.ascontiguousarray(words).view(_WORD)[:, 0]
-    packed = {name: np.stack([words["packed"] >> position for position in _PACKED[name]], axis=1) for name in _PACKED}
+    packed = {name: np.stack([words["packed"] >> position for position in _PACKED[name]], axis=1).astype(np.int64) for name in _PACKED}
+    short = packed["negative"] & (1 << SHORT_BITS) - 1
+    exponent, fraction = short >> _FRACTION, short & (1 << _FRACTION) - 1
     return {
-        "bias": words["bias"], "multiplier": words["multiplier"].astype(np.int64), "shift": (packed["shift"] & np.uint64(63)).astype(np.int64),
-        "negative": (packed["negative"] & np.uint64(1023)).astype(np.int64) * NEGATIVE_UNIT,
+        "bias": words["bias"], "multiplier": words["multiplier"].astype(np.int64), "shift": 16 + (packed["shift"] & 31),
+        "negative": np.where(exponent == 0, fraction << 1, fraction + (1 << _FRACTION) << exponent),
     }

@@ -4,6 +4,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from .parameters import SHORT_BITS, expand
 from .primitives import Multiplier, delayed
 
 __all__ = ["LutMultiplier", "Requantizer"]
@@ -30,8 +31,8 @@ class LutMultiplier(wiring.Component):
 
 
 class Requantizer(wiring.Component):
-    """code = clamp(zero_point + (((sum + bias) · m + r_term + 2^(shift−1)) >> shift), low, high), m = `negative` where sum + bias < 0 and `leaky`,
-    else `multiplier`, r_term = (residual − residual_zero_point) · residual_multiplier << (shift − residual_shift).
+    """code = clamp(zero_point + (((sum + bias) · m + r_term + 2^(shift−1)) >> shift), low, high), m = `negative` (in its short form) where
+    sum + bias < 0 and `leaky`, else `multiplier`, r_term = (residual − residual_zero_point) · residual_multiplier << (shift − residual_shift).
 
     One result a cycle, `latency` cycles after its operands, which all belong to one cycle. shift is 16…47, residual_shift 0…shift, sum + bias an int32.
     0 as `residual_multiplier` leaves the residual out; `clamped` tells that a bound was used.
@@ -48,7 +49,7 @@ class Requantizer(wiring.Component):
             raise TypeError(f"multipliers must be a bool, not {multipliers!r}")
         self._multipliers = multipliers
         super().__init__({
-            "sum": In(signed(32)), "bias": In(signed(32)), "multiplier": In(16), "shift": In(6), "negative": In(16), "leaky": In(1),
+            "sum": In(signed(32)), "bias": In(signed(32)), "multiplier": In(16), "shift": In(6), "negative": In(SHORT_BITS), "leaky": In(1),
             "residual": In(signed(8)), "residual_zero_point": In(signed(8)), "residual_multiplier": In(16), "residual_shift": In(6),
             "zero_point": In(signed(8)), "low": In(signed(8)), "high": In(signed(8)),
             "code": Out(signed(8)), "clamped": Out(1),
@@ -74,8 +75,9 @@ class Requantizer(wiring.Component):
         acc = register((self.sum + self.bias)[:32].as_signed())
         difference = register(self.residual - self.residual_zero_point)  # −255…255: 9 bits
         left = register((self.shift - self.residual_shift)[:6])
+        negative = register(expand(self.negative))
         at = 1
-        multiplier = register(Mux(now(self.leaky) & acc[-1], now(self.negative), now(self.multiplier)))
+        multiplier = register(Mux(now(self.leaky) & acc[-1], negative, now(self.multiplier)))
         acc, difference, left = register(acc), register(difference), register(left)
         at += 1
 

@@ -5,7 +5,7 @@ import random
 import numpy as np
 
 from celosia.hw.network import Layer, Lookup, Network, Pool, Residual, Tensor
-from celosia.hw.parameters import NEGATIVE_UNIT
+from celosia.hw.parameters import nearest_short
 
 
 def random_layer(rng: np.random.Generator, name: str, source: str, shape, outputs: int, kernel, *, op="conv", extreme=False, **attributes) -> Layer:
@@ -31,7 +31,7 @@ def random_function(rng: np.random.Generator, name: str, shape, kind: str) -> di
     """Attributes of a layer that is `kind`: "leaky", with a "lookup", both, or none."""
     result = {}
     if "leaky" in kind:
-        result["negative"] = (rng.choice([0, 3, 100, 1023], shape[0]) * NEGATIVE_UNIT).astype(np.uint16)
+        result["negative"] = nearest_short(rng.choice([0, 2, 300, 5000, 65535], shape[0]))
     if "lookup" in kind:
         before = Tensor(name=f"{name}.before", shape=shape, scale=0.05, zero_point=int(rng.integers(-30, 30)))
         result["lookup"] = Lookup(before=before, table=rng.integers(-128, 128, 256).astype(np.int8))

@@ -106,7 +106,8 @@ MODELS = {
     "gates": (lambda: nn.Sequential(conv(3, 8), nn.Hardsigmoid(), conv(8, 8), nn.Sigmoid(), conv(8, 8), nn.Tanh()), ["conv"] * 3),
     "silu_of_a_sum": (lambda: Function(lambda m, x: F.silu(m.a(x) + x), a=conv(3, 3)), ["conv"]),
     "functions_alone": (lambda: Function(lambda m, x: F.elu(F.silu(x)) + F.gelu(m.a(x)), a=conv(3, 3)), ["activation", "activation", "conv", "add"]),
-    "functions_in_a_row": (lambda: nn.Sequential(conv(3, 8), nn.ReLU6(), nn.Tanh(), nn.ReLU(), nn.AvgPool2d(2), nn.Mish(), conv(8, 4), nn.Softplus()), ["conv", "activation", "avg_pool", "conv"]),
+    "functions_in_a_row": (lambda: nn.Sequential(conv(3, 8), nn.ReLU6(), nn.Tanh(), nn.ReLU(), nn.AvgPool2d(2), nn.Mish(), conv(8, 4), nn.Softplus()),
+                           ["conv", "activation", "avg_pool", "conv"]),
     "two_outputs": (lambda: Function(lambda m, x: {"a": m.a(x), "b": m.b(x).flatten(1)}, a=conv(3, 8), b=conv(3, 2)), ["conv", "conv"]),
 }
 

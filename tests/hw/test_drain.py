@@ -9,7 +9,7 @@ from cocotb.triggers import RisingEdge
 from celosia.hw.config import get_config
 from celosia.hw.drain import DrainUnit
 from celosia.hw.isa import TABLE_ENTRIES, Opcode, Unit, decode, encode
-from celosia.hw.parameters import encode_parameters
+from celosia.hw.parameters import encode_parameters, nearest_short
 from celosia.sim.golden import look_up, requantize, residual_term
 
 
@@ -65,7 +65,7 @@ async def fill(dut, config, rng):
     for address in range(config.parameter_words):
         bias = [rng.randint(-(1 << rng.randint(1, 30)), 1 << rng.randint(1, 30)) for _ in range(4)]
         multiplier, shift = [rng.randint(1 << 15, 65535) for _ in range(4)], [rng.choice([16, 47, rng.randint(18, 40)]) for _ in range(4)]
-        negative = [64 * rng.choice([0, 1023, rng.randrange(1024)]) for _ in range(4)]
+        negative = [int(nearest_short(rng.choice([0, 65535, rng.randrange(1 << rng.randint(1, 16))]))) for _ in range(4)]
         words.append((bias, multiplier, shift, negative))
         word = int.from_bytes(encode_parameters(*words[-1]).tobytes(), "little")
         for lane in range(4):
