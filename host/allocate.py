@@ -1,6 +1,9 @@
-"""Where tensors lie in external memory: maps share addresses as soon as their last reader is done; a residual sum replaces its summand."""
+"""Where tensors lie in external memory: maps share addresses as soon as their last reader is done; a residual sum replaces its summand.
 
-from dataclasses import dataclass
+A part lies inside its whole, whose place is taken from the first layer that writes any of it to the last that reads any.
+"""
+
+from dataclasses import dataclass, replace
 
 from ..hw.config import AcceleratorConfig
 from ..hw.isa import Base
@@ -24,11 +27,12 @@ class Memory:
 
 def allocate(config: AcceleratorConfig, network: Network, plans: list[Plan], batch: int) -> Memory:
     """Place a network's tensors. Raises :exc:`CompileError` naming the bytes if maps and weights exceed the memory."""
+    whole = {name: network.part(name).tensor for name in network.tensors}
     last_use = dict.fromkeys(network.tensors, -1)
     for index, layer in enumerate(network.layers):
-        for name in (layer.input, layer.residual and layer.residual.tensor):
+        for name in (layer.input, layer.residual and layer.residual.tensor, layer.output):
             if name:
-                last_use[name] = index
+                last_use[whole[name]] = index
     placements, sizes = {}, dict.fromkeys(Base, 0)
 
     def append(name, base, shape, fold=None):
@@ -38,24 +42,25 @@ def allocate(config: AcceleratorConfig, network: Network, plans: list[Plan], bat
     for name in network.inputs:
         folded = next((plan.geometry for plan in plans if plan.geometry.layer.input == name and plan.geometry.fold), None)
         append(name, Base.INPUT, folded.shape if folded else network.tensors[name].shape, folded and folded.fold)
-    for name in network.outputs:
+    for name in map(whole.get, network.outputs):
         if name not in placements:
             append(name, Base.OUTPUT, network.tensors[name].shape)
 
     live = {}  # name → (first byte, size)
     for index, layer in enumerate(network.layers):
-        if layer.output not in placements:
-            size = _aligned(map_bytes(batch, network.tensors[layer.output].shape))
-            summand = layer.residual.tensor if layer.residual and layer.pool is None else None
-            if summand in live and last_use[summand] == index and summand != layer.input and live[summand][1] == size:
+        name = whole[layer.output]
+        if name not in placements:
+            size = _aligned(map_bytes(batch, network.tensors[name].shape))
+            summand = layer.residual.tensor if layer.residual and layer.pool is None and name == layer.output else None
+            if summand in live and last_use[summand] == index and summand != whole[layer.input] and live[summand][1] == size:
                 offset = live.pop(summand)[0]
             else:
                 offset = _first_fit(live.values(), size)
-            live[layer.output] = (offset, size)
-            placements[layer.output] = Placement(tensor=layer.output, base=Base.MAPS, offset=offset)
+            live[name] = (offset, size)
+            placements[name] = Placement(tensor=name, base=Base.MAPS, offset=offset)
             sizes[Base.MAPS] = max(sizes[Base.MAPS], offset + size)
         live = {name: where for name, where in live.items() if last_use[name] > index}
-    return Memory(placements, sizes)
+    return Memory({name: replace(placements[whole[name]], tensor=name) for name in network.tensors if whole[name] in placements}, sizes)
 
 
 def check_memory(config: AcceleratorConfig, network: Network, sizes: dict[Base, int]) -> None:

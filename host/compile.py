@@ -20,7 +20,8 @@ __all__ = ["compile", "plan_network"]
 
 def plan_network(network: Network, config: AcceleratorConfig, batch: int) -> list[Plan]:
     """The plan of each layer. Raises CompileError naming the layer that fits no plan."""
-    uses = [name for layer in network.layers for name in (layer.input, layer.residual and layer.residual.tensor)] + network.outputs
+    reads = [name for layer in network.layers for name in (layer.input, layer.residual and layer.residual.tensor) if name] + network.outputs
+    uses = [network.part(name).tensor for name in reads]
     return [plan_layer(config, network, layer, batch, layer.input in network.inputs and uses.count(layer.input) == 1) for layer in network.layers]
 
 

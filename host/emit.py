@@ -64,7 +64,7 @@ class Emitter:
         self._targets = {self._weights: (Target.WEIGHTS, 1, self._lanes), self._parameters: (Target.PARAMETERS, 1, 4), self._tables: (Target.TABLE, 256, 256)}
         self._staged = []   # (tile, region) that later stores of the strip may read
         self._drains = []   # DRAIN marks, one a completed bank of sums
-        self._written = {}  # tensor → (images, rows, block channels, STORE mark)
+        self._written = {}  # tensor that is no part → (images, rows, planes, columns, STORE mark)
         self._work = Work(config, plans, offsets)
 
     # ---- loads that run ahead ------------------------------------------------------------------------------------------------
@@ -114,9 +114,10 @@ class Emitter:
         if written is None:
             return False
         first_plane = words[0] * self._lanes
+        image_planes, before = (geometry.planes, 0) if geometry.fold else self._planes(tensor)
         mark = self._schedule.emit(
             Opcode.LOAD_MAP, [load.region.after, *written], base=place.base,
-            offset=place.offset // 8 + ((image * geometry.planes + first_plane) * geometry.shape[1] + span[0]) * width,
+            offset=place.offset // 8 + ((image * image_planes + before + first_plane) * geometry.shape[1] + span[0]) * width,
             address=load.region.start + (words[0] * images * rows + (image - chunk.images[0]) * rows + span[0] - chunk.rows[0]) * width,
             pitch=images * rows * width, beats=(span[1] - span[0]) * width,
             planes=min(words[1] * self._lanes, geometry.planes) - first_plane, plane_stride=geometry.shape[1] * width)
@@ -142,13 +143,14 @@ class Emitter:
         if written is None:
             return False
         _, height, width = geometry.conv
+        image_planes, before = self._planes(name)
         columns = tile.columns[1] - tile.columns[0]
         whole = columns == width
         address = load.region.start
         for image in range(*tile.images):
             for row in [tile.rows[0]] if whole else range(*tile.rows):
                 beats = columns * (tile.rows[1] - tile.rows[0]) if whole else columns
-                plane = image * ceil(geometry.conv[0] / PLANE) + first_plane
+                plane = image * image_planes + before + first_plane
                 load.mark = self._schedule.emit(
                     Opcode.LOAD_MAP, [load.region.after, *written], base=place.base, residual=1,
                     offset=place.offset // 8 + (plane * height + row) * width + tile.columns[0],
@@ -158,14 +160,21 @@ class Emitter:
         self._work.residual_loads.popleft()
         return True
 
+    def _planes(self, tensor):
+        """Planes of an image in memory, and which of them is a tensor's first."""
+        part = self._network.part(tensor)
+        return self._network.tensors[part.tensor].planes, part.channel // PLANE
+
     def _stored(self, tensor, images, rows, planes):
         """Marks of the last store that images × rows × planes (None: all) of a tensor wait for; None while it is still to come."""
-        if tensor not in self._written:
-            return [] if tensor in self._network.inputs else None
-        channels, _, width = self._network.tensors[tensor].shape
-        planes = planes or (0, ceil(channels / PLANE))
+        whole = self._network.part(tensor).tensor
+        if whole not in self._written:
+            return [] if whole in self._network.inputs else None
+        before = self._planes(tensor)[1]
+        planes = tuple(before + plane for plane in planes or (0, self._network.tensors[tensor].planes))
+        width = self._network.tensors[whole].shape[2]
         missing, last = (images[1] - images[0]) * (rows[1] - rows[0]) * (planes[1] - planes[0]) * width, None
-        for *spans, columns, mark in self._written[tensor]:
+        for *spans, columns, mark in self._written[whole]:
             if common := prod(map(_overlap, spans, (images, rows, planes))):
                 missing -= common * columns
                 last = mark
@@ -293,7 +302,9 @@ class Emitter:
 
     def _emit_stores(self, task, geometry, region):
         pool, tile, place = geometry.layer.pool, task.tile, self._placements[geometry.layer.output]
-        channels, height, width = geometry.out
+        part = self._network.part(geometry.layer.output)
+        _, height, width = self._network.tensors[part.tensor].shape
+        image_planes, before = self._planes(geometry.layer.output)
         out_rows, out_columns = tile.out_rows[1] - tile.out_rows[0], tile.out_columns[1] - tile.out_columns[0]
         if out_rows == 0:
             return None
@@ -306,19 +317,19 @@ class Emitter:
         else:
             window = {"kernel_y": 1, "kernel_x": 1, "stride_y": 1, "stride_x": 1, "y": 0, "x": 0}
         self._schedule.setup(Opcode.STORE_WINDOW, **window, width=columns, height=staged_rows, pitch=columns)
-        planes, block_planes = ceil(channels / PLANE), geometry.block // PLANE
-        first_plane = task.block * block_planes
-        last_plane = min(block_planes, planes - first_plane) - 1
-        mark = None
+        planes, block_planes = ceil(geometry.out[0] / PLANE), geometry.block // PLANE
+        first_plane = before + task.block * block_planes
+        last_plane = min(block_planes, before + planes - first_plane) - 1
+        first_row, mark = part.row + tile.out_rows[0], None
         for image in range(*tile.images):
             address = region.start - tile.back * columns + (image - tile.images[0]) * (tile.rows[1] - tile.rows[0]) * columns
             mark = self._schedule.emit(
                 Opcode.STORE, [self._drains[-1]], base=place.base,
-                offset=place.offset // 8 + ((image * planes + first_plane) * height + tile.out_rows[0]) * width + tile.out_columns[0],
+                offset=place.offset // 8 + ((image * image_planes + first_plane) * height + first_row) * width + part.column + tile.out_columns[0],
                 address=address % self._config.stage_pixels, plane=0, last_plane=last_plane, rows=out_rows, columns=out_columns,
                 plane_stride=height * width, row_stride=width)
-        self._written.setdefault(geometry.layer.output, []).append(
-            (tile.images, tile.out_rows, (first_plane, first_plane + last_plane + 1), out_columns, mark))
+        self._written.setdefault(part.tensor, []).append(
+            (tile.images, (first_row, first_row + out_rows), (first_plane, first_plane + last_plane + 1), out_columns, mark))
         return mark
 
     def _release_staging(self, task, store):

@@ -27,7 +27,7 @@ class Geometry:
     #: int8 (O, C / groups, KH, KW)
     weight: np.ndarray
     stride: tuple[int, int]
-    #: Top and left; what lies beyond the map's other edges is padding too.
+    #: Top and left, negative where the first window begins inside the map; what lies beyond the map's other edges is padding too.
     padding: tuple[int, int]
     dilation: tuple[int, int]
     #: Convolution output (O, OH, OW), and what is stored after pooling.
@@ -140,7 +140,8 @@ WHOLE_MAP = (_whole_map, _whole_map)
 def folds(network: Network, layer: Layer) -> Iterator[tuple]:
     """Ways to fold a layer's input, each a pair of axes; the plain map first."""
     yield WHOLE_MAP
-    if layer.groups == 1 and layer.dilation == (1, 1) and layer.weight.shape[2:] != (1, 1) and network.tensors[layer.input].shape[0] <= PLANE:
+    small = network.tensors[layer.input].shape[0] <= PLANE and layer.weight.shape[2:] != (1, 1)
+    if small and layer.groups == 1 and layer.dilation == (1, 1) and min(layer.padding) >= 0:
         yield _whole_map, _whole_window
         yield _whole_window, _whole_window
         yield _space_to_depth, _space_to_depth

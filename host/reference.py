@@ -56,6 +56,10 @@ def reference_codes(qmodel: QuantizedModel, *inputs: torch.Tensor) -> "dict[str,
         if value.is_floating_point():
             value = torch.round(value / tensor.scale) + tensor.zero_point
         codes[name] = value.numpy().astype(np.int8).reshape(-1, *tensor.shape)
+    for name in qmodel.tensors:
+        if name not in codes:  # rows and columns of a map, which the graph has as a whole only
+            part = qmodel.part(name)
+            codes[name] = codes[part.tensor][:, *qmodel.region(name)]
     return codes
 
 

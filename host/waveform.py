@@ -1,7 +1,6 @@
 """The waveform around a wrong value: which instructions made it, and in which cycles."""
 
 from collections import Counter
-from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +21,10 @@ def makers(program: Program, layer: int, image: int, channel: int, y: int, x: in
     """
     name = program.network.layers[layer].output
     place = next(place for place in program.outputs if place.tensor == name)
-    channels, height, width = program.network.tensors[name].shape
-    beat = place.offset // 8 + ((image * ceil(channels / PLANE) + channel // PLANE) * height + y) * width + x
+    part = program.network.part(name)
+    whole = program.network.tensors[part.tensor]
+    plane = image * whole.planes + (part.channel + channel) // PLANE
+    beat = place.offset // 8 + (plane * whole.shape[1] + part.row + y) * whole.shape[2] + part.column + x
     first_store, last_store = program.stores[layer - 1] + 1 if layer else 1, program.stores[layer]
     retired, written, before, tile_is_stored = Counter(), 0, 0, False
     for word in program.words():

@@ -3,6 +3,8 @@
 There is a single kind of layer, because the engine has a single data path. Everything else is lowered to it:
 a linear layer is a convolution whose kernel covers the map; average pooling and per-channel affine are depthwise convolutions;
 max pooling alone is an identity convolution with `pool`; a residual add alone is an identity convolution with `residual`.
+
+Concatenating maps, and taking some channels of one, is no layer: those tensors lie within another (`Tensor.within`).
 """
 
 import json
@@ -14,15 +16,29 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from .atomic import write_atomically
+from .config import PLANE
 from .parameters import nearest_short
 
-__all__ = ["Layer", "Lookup", "Network", "NetworkError", "Pool", "Residual", "Tensor"]
+__all__ = ["Layer", "Lookup", "Network", "NetworkError", "Part", "Pool", "Residual", "Tensor"]
 
 FORMAT = 2
 
 
 class NetworkError(ValueError):
     """A network that is inconsistent, or a file that holds none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The place of a tensor inside another, its whole, which has the same scale and zero point: where its first element is.
+
+    The channel is a multiple of 8. Layers may write any rows and columns of a whole, but read all of them only, of any channels.
+    """
+
+    tensor: str
+    channel: int = 0
+    row: int = 0
+    column: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +50,13 @@ class Tensor:
     shape: tuple[int, int, int]
     scale: float
     zero_point: int
+    #: The whole it is part of; that is part of none.
+    within: Part | None = None
+
+    @property
+    def planes(self) -> int:
+        """Planes of eight channels in memory."""
+        return -(-self.shape[0] // PLANE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +96,7 @@ class Layer:
     """
 
     name: str
-    #: What the layer is to its author: conv, linear, max_pool, avg_pool, add, activation.
+    #: What the layer is to its author: conv, linear, affine, max_pool, avg_pool, add, activation, pad, concat, copy, slice.
     op: str
     input: str
     output: str
@@ -86,7 +109,7 @@ class Layer:
     #: uint8, (output channels,), in 16…47.
     shift: np.ndarray
     stride: tuple[int, int] = (1, 1)
-    #: Top, left, bottom, right.
+    #: Top, left, bottom, right; negative: so many rows or columns of the input are left out.
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
@@ -97,7 +120,7 @@ class Layer:
     lookup: Lookup | None = None
     residual: Residual | None = None
     pool: Pool | None = None
-    #: MACs the author's operation has per image; 0 for pooling and add, whatever the array does for them.
+    #: MACs the author's operation has per image: of convolutions, linear and affine layers; 0 for others, whatever the array does for them.
     macs: int = 0
 
     def conv_size(self, height: int, width: int) -> tuple[int, int]:
@@ -117,6 +140,35 @@ class Layer:
 
 def _windows(size, kernel, stride, dilation):
     return (size - dilation * (kernel - 1) - 1) // stride + 1
+
+
+class _Known:
+    """Which elements of a network's tensors have been computed."""
+
+    def __init__(self, network):
+        self._network, self._written = network, {}
+
+    def add(self, name):
+        self._elements(name)[:] = True
+
+    def free(self, name):
+        """Whether none of a tensor has been computed."""
+        return not self._elements(name).any()
+
+    def written(self, name):
+        """Whether all of a tensor has been computed."""
+        return name in self._network.tensors and bool(self._elements(name).all())
+
+    def __contains__(self, name):
+        """Whether a layer can read a tensor: it has been computed, and it has all rows and columns of its whole."""
+        tensors = self._network.tensors
+        return self.written(name) and tensors[name].shape[1:] == tensors[self._network.part(name).tensor].shape[1:]
+
+    def _elements(self, name):
+        whole = self._network.part(name).tensor
+        if whole not in self._written:
+            self._written[whole] = np.zeros(self._network.tensors[whole].shape, bool)
+        return self._written[whole][self._network.region(name)]
 
 
 _ARRAYS = ("weight", "bias", "multiplier", "shift")
@@ -145,9 +197,17 @@ class Network:
         """MACs per image."""
         return sum(layer.macs for layer in self.layers)
 
+    def part(self, name: str) -> Part:
+        """Where a tensor lies: within its whole, or at the beginning of itself."""
+        return self.tensors[name].within or Part(tensor=name)
+
+    def region(self, name: str) -> "tuple[slice, slice, slice]":
+        """The channels, rows and columns that a tensor is of its whole."""
+        part = self.part(name)
+        return tuple(slice(first, first + size) for first, size in zip((part.channel, part.row, part.column), self.tensors[name].shape))
+
     def verify(self) -> "Network":
         """Check that names, shapes, dtypes and ranges agree; returns self. Raises :exc:`NetworkError` naming the layer."""
-        known = set(self.inputs)
         for name in [*self.inputs, *self.outputs]:
             if name not in self.tensors:
                 raise NetworkError(f"network {self.name}: tensor {name!r} is not described")
@@ -155,10 +215,17 @@ class Network:
             raise NetworkError(f"network {self.name}: batch must be a whole number or None, not {self.batch!r}")
         for tensor in self.tensors.values():
             self._verify_tensor(tensor)
+            if tensor.within:
+                self._verify_part(tensor)
+        known = _Known(self)
+        for name in self.inputs:
+            if self.tensors[name].within:
+                raise NetworkError(f"network {self.name}: input {name!r} is part of another tensor")
+            known.add(name)
         for layer in self.layers:
             self._verify_layer(layer, known)
             known.add(layer.output)
-        if missing := [name for name in self.outputs if name not in known]:
+        if missing := [name for name in self.outputs if not known.written(name)]:
             raise NetworkError(f"network {self.name}: output {missing[0]!r} is computed by no layer")
         return self
 
@@ -167,19 +234,27 @@ class Network:
         if not (np.isfinite(tensor.scale) and tensor.scale > 0 and -128 <= tensor.zero_point <= 127):
             raise NetworkError(f"tensor {tensor.name}: scale {tensor.scale} or zero point {tensor.zero_point} is out of range")
 
+    def _verify_part(self, tensor):
+        whole = self.tensors.get(tensor.within.tensor)
+        if whole is None or whole.within:
+            raise NetworkError(f"tensor {tensor.name}: {tensor.within.tensor!r}, which it is part of, is not described or itself a part")
+        if (tensor.scale, tensor.zero_point) != (whole.scale, whole.zero_point):
+            raise NetworkError(f"tensor {tensor.name}: its scale and zero point are not those of {whole.name!r}, which it is part of")
+        if tensor.within.channel % PLANE or any(s.start < 0 or s.stop > size for s, size in zip(self.region(tensor.name), whole.shape)):
+            raise NetworkError(f"tensor {tensor.name}: does not lie in {whole.name!r} of shape {whole.shape}, or does not begin at a multiple of {PLANE} channels")
+
     def _verify_layer(self, layer, known):
         def check(condition, problem):
             if not condition:
                 raise NetworkError(f"layer {layer.name}: {problem}")
 
         check(layer.input in known, f"input {layer.input!r} is not computed before it")
-        check(layer.output in self.tensors and layer.output not in known, f"output {layer.output!r} is not described or computed twice")
+        check(layer.output in self.tensors and known.free(layer.output), f"output {layer.output!r} is not described or computed twice")
         for name, dtype in zip(_ARRAYS, (np.int8, np.int32, np.uint16, np.uint8)):
             check(getattr(layer, name).dtype == dtype, f"{name} must be {np.dtype(dtype)}, not {getattr(layer, name).dtype}")
         x, y = self.tensors[layer.input], self.tensors[layer.output]
         check(layer.weight.ndim == 4, f"weight must have four dimensions, not {layer.weight.ndim}")
         check(min(*layer.stride, *layer.dilation, layer.groups) >= 1, "strides, dilations and groups must be at least 1")
-        check(min(layer.padding) >= 0, f"padding must not be negative: {layer.padding}")
         if layer.pool:
             (top, left, bottom, right), (height, width) = layer.pool.padding, layer.pool.kernel
             check(min(layer.pool.stride) >= 1 and 0 <= min(top, left, bottom, right) and max(top, bottom) < height and max(left, right) < width,
@@ -190,6 +265,8 @@ class Network:
         check(all(getattr(layer, name).shape == (channels,) for name in _ARRAYS[1:]), f"bias, multiplier and shift must have shape ({channels},)")
         check(y.shape == (channels, *layer.output_size(*x.shape[1:])), f"output shape is {y.shape}, computed {(channels, *layer.output_size(*x.shape[1:]))}")
         check(min(y.shape) > 0, f"output shape {y.shape} is empty")
+        end = self.region(y.name)[0].stop
+        check(end % PLANE == 0 or end == self.tensors[self.part(y.name).tensor].shape[0], f"output {y.name!r} ends amid a plane of {PLANE} channels")
         check(int(layer.weight.min(initial=0)) >= -127, "weights must be in −127…127")
         check(16 <= int(layer.shift.min()) and int(layer.shift.max()) <= 47, "shifts must be in 16…47")
         check(-128 <= layer.low <= layer.high <= 127, f"clamp {layer.low}…{layer.high} is out of range")
@@ -258,7 +335,7 @@ class Network:
 
 
 def _tensor(values):
-    return Tensor(**(values | {"shape": tuple(values["shape"])}))
+    return Tensor(**(values | {"shape": tuple(values["shape"]), "within": values["within"] and Part(**values["within"])}))
 
 
 def write_tensors(path, kind, header, arrays):

@@ -47,7 +47,7 @@ class Fold:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where a tensor lies in memory: planes of eight channels, (N, ⌈C/8⌉, H, W, 8) bytes."""
+    """Where a tensor lies in memory: planes of eight channels, (N, ⌈C/8⌉, H, W, 8) bytes. A part of another lies where that one does."""
 
     tensor: str
     base: Base
@@ -135,6 +135,12 @@ class Program:
         """The byte address of each region."""
         return place_regions(self.sizes)[0]
 
+    def output_codes(self, place: Placement, region: np.ndarray) -> np.ndarray:
+        """Codes (N, C, H, W) int8 of an output, from the bytes of its region of memory."""
+        shape = self.network.tensors[self.network.part(place.tensor).tensor].shape
+        whole = unpack_map(region[place.offset :][: map_bytes(self.batch, shape)], self.batch, shape)
+        return np.ascontiguousarray(whole[:, *self.network.region(place.tensor)])
+
     def check_config(self, config: AcceleratorConfig) -> None:
         """Raises :exc:`ProgramError` if the program was made for other hardware, or for more memory than there is."""
         if config.hash != self.config.hash:
@@ -156,7 +162,7 @@ class Program:
             if [place.tensor for place in places] != names:
                 raise ValueError("its placements are not those of the network's inputs and outputs")
             for place in places:
-                shape = self.network.tensors[place.tensor].shape
+                shape = self.network.tensors[self.network.part(place.tensor).tensor].shape
                 if place.offset < 0 or place.offset + map_bytes(self.batch, place.fold.shape(shape) if place.fold else shape) > self.sizes[place.base]:
                     raise ValueError(f"tensor {place.tensor!r} does not lie in its region")
 

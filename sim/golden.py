@@ -37,7 +37,9 @@ def convolve(codes: np.ndarray, layer: Layer, zero_point: int) -> np.ndarray:
     top, left, bottom, right = layer.padding
     (batch, _, height, width), (kernel_y, kernel_x) = codes.shape, layer.weight.shape[2:]
     rows, columns = layer.conv_size(height, width)
-    padded = np.pad(codes, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=zero_point) if any(layer.padding) else codes
+    padded = codes[:, :, max(-top, 0) : height - max(-bottom, 0), max(-left, 0) : width - max(-right, 0)]
+    if max(layer.padding) > 0:
+        padded = np.pad(padded, ((0, 0), (0, 0), *((max(a, 0), max(b, 0)) for a, b in ((top, bottom), (left, right)))), constant_values=zero_point)
 
     def tap(y, x):
         y, x = y * layer.dilation[0], x * layer.dilation[1]
@@ -126,16 +128,28 @@ def layer(layer: Layer, network: Network, codes: np.ndarray, residual: "np.ndarr
 
 def execute(network: Network, inputs: "list[np.ndarray]", observe: "Callable[[str, np.ndarray], None] | None" = None) -> "list[np.ndarray]":
     """Output codes of a network for its input codes, in graph order; `observe(name, codes)` sees every layer's output."""
-    codes = dict(zip(network.inputs, inputs))
-    last_use = {name: index for index, item in enumerate(network.layers) for name in (item.input, item.residual and item.residual.tensor) if name}
+    codes = dict(zip(network.inputs, inputs))  # of wholes
+    last_use = {network.part(name).tensor: index for index, item in enumerate(network.layers) for name in (item.input, item.residual and item.residual.tensor) if name}
+    kept = {None, *(network.part(name).tensor for name in network.outputs)}
+
+    def view(name):
+        return codes[network.part(name).tensor][:, *network.region(name)]
+
     for index, item in enumerate(network.layers):
-        codes[item.output] = layer(item, network, codes[item.input], codes[item.residual.tensor] if item.residual else None)
+        result = layer(item, network, view(item.input), view(item.residual.tensor) if item.residual else None)
+        whole = network.part(item.output).tensor
+        if whole == item.output:
+            codes[whole] = result
+        else:
+            if whole not in codes:
+                codes[whole] = np.empty((len(result), *network.tensors[whole].shape), np.int8)
+            view(item.output)[:] = result
         if observe:
-            observe(item.output, codes[item.output])
-        for name in {item.input, item.residual and item.residual.tensor} - {None, *network.outputs}:
+            observe(item.output, result)
+        for name in {network.part(item.input).tensor, item.residual and network.part(item.residual.tensor).tensor} - kept:
             if last_use[name] == index:
                 del codes[name]
-    return [codes[name] for name in network.outputs]
+    return [np.ascontiguousarray(view(name)) for name in network.outputs]
 
 
 class GoldenDevice:

@@ -16,7 +16,7 @@ import numpy as np
 from ..hw.atomic import write_atomically
 from ..hw.config import AcceleratorConfig
 from ..hw.isa import Base, Unit, decode, unit_of
-from ..hw.program import Program, map_bytes, pack_map, unpack_map
+from ..hw.program import Program, pack_map
 from ..hw.registers import MAGIC, VERSION, Command, ErrorCode, Register, Status
 from .device import DeviceError, RunResult, check_inputs
 from .toolchain import BuildError, cache_folder
@@ -155,7 +155,7 @@ class RtlDevice:
         stamps, counters = self._run(program, bases, [(Unit.STORE, count) for count in program.stores])
         cycles = counters.pop("cycles")
         ends = [*stamps[:-1], cycles]
-        return RunResult(outputs=[self._output(program, placement, bases) for placement in program.outputs], cycles=cycles,
+        return RunResult(outputs=[program.output_codes(placement, self._memory[bases[placement.base] :]) for placement in program.outputs], cycles=cycles,
                          layers=[end - start for start, end in zip([0, *ends], ends)], counters=counters)
 
     def stamps(self, program: Program, inputs: list[np.ndarray], marks: Sequence[tuple[int, int]]) -> list[int]:
@@ -198,10 +198,6 @@ class RtlDevice:
             if (value := self._read(register)) != expected:
                 raise DeviceError(f"the device is not the RTL of config {self.config.name}: register {register.name} is {value:08x}, not {expected:08x}")
 
-    def _output(self, program, placement, bases):
-        shape = program.network.tensors[placement.tensor].shape
-        start = bases[placement.base] + placement.offset
-        return unpack_map(self._memory[start : start + map_bytes(program.batch, shape)], program.batch, shape)
 
     def _execute(self, program, bases, marks):
         """Start and wait; returns the cycle of each mark."""

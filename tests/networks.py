@@ -1,10 +1,11 @@
 """Random quantized networks, for compiler, devices and hardware."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 
-from celosia.hw.network import Layer, Lookup, Network, Pool, Residual, Tensor
+from celosia.hw.network import Layer, Lookup, Network, Part, Pool, Residual, Tensor
 from celosia.hw.parameters import nearest_short
 
 
@@ -77,6 +78,51 @@ def random_network(seed: int, most_layers: int = 4, largest: int = 40) -> Networ
         source, shape = layer.output, (outputs, *layer.output_size(*size))
         shapes[source] = shape
     return network_of(layers, first, rng)
+
+
+def random_parts(seed: int, largest: int = 16) -> Network:
+    """Parts and wholes: branches side by side in channels, of which later ones read earlier ones, alone or the first few together, as inputs and summands;
+    channels of the input; and a map whose rows and columns several layers write, each from a part of its input. Some of them are outputs."""
+    rng, draw = np.random.default_rng(seed), random.Random(seed)
+    height, width = draw.randint(3, largest), draw.randint(3, largest)
+    tensors, layers = {}, []
+
+    def describe(name, shape, within=None):
+        scale, zero_point = (tensors[within.tensor].scale, tensors[within.tensor].zero_point) if within else (0.05, int(rng.integers(-30, 30)))
+        tensors[name] = Tensor(name=name, shape=tuple(shape), scale=scale, zero_point=zero_point, within=within)
+        return name
+
+    def add(name, source, output, kernel=(1, 1), **attributes):
+        layer = random_layer(rng, name, source, tensors[source].shape, tensors[output].shape[0], kernel, **attributes)
+        layers.append(replace(layer, output=output))
+
+    describe("x", (draw.choice([16, 21, 40]), height, width))
+    readable = ["x", describe("x.some", (draw.choice([3, 8]), height, width), Part(tensor="x", channel=8))]
+    sizes = [draw.choice([8, 8, 16, 24]) for _ in range(draw.randint(1, 3))] + [draw.choice([5, 8, 20])]
+    describe("joined", (sum(sizes), height, width))
+    for index, size in enumerate(sizes):
+        first = sum(sizes[:index])
+        part = describe(f"part{index}", (size, height, width), Part(tensor="joined", channel=first))
+        summands = [name for name in readable if tensors[name].shape[0] == size]
+        residual = Residual(tensor=draw.choice(summands), multiplier=draw.randint(1, 65535), shift=draw.randint(8, 16)) if summands else None
+        k = draw.choice([1, 3])
+        add(part, draw.choice(readable), part, (k, k), padding=(k // 2,) * 4, residual=residual)
+        readable.append(part)
+        if index:
+            readable.append(describe(f"first{index}", (first + size, height, width), Part(tensor="joined")))
+    row, column = draw.randint(1, height - 1), draw.randint(1, width - 1)
+    source = draw.choice([readable[-1], readable[-1], "part0"])
+    channels = tensors[source].shape[0]
+    describe("grid", (channels, height, width))
+    for top, rows in ((0, row), (row, height - row)):
+        for left, columns in ((0, column), (column, width - column)):
+            part = describe(f"grid[{top},{left}]", (channels, rows, columns), Part(tensor="grid", row=top, column=left))
+            around = (-top, -left, top + rows - height, left + columns - width)
+            add(part, source, part, op="avg_pool", groups=channels, padding=around)
+    describe("y", (draw.choice([4, 10]), height, width))
+    add("y", "grid", "y", (3, 3), padding=(1, 1, 1, 1))
+    outputs = ["y", *draw.sample([*readable[2:], "joined", "grid"], draw.randint(0, 2))]
+    return Network(name="parts", tensors=tensors, layers=layers, inputs=["x"], outputs=outputs).verify()
 
 
 def random_codes(network: Network, batch: int, seed: int) -> np.ndarray:

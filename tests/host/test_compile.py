@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from networks import network_of, random_codes, random_layer, random_network
+from networks import network_of, random_codes, random_layer, random_network, random_parts
 
 from celosia.host.compile import compile, plan_network
 from celosia.host.errors import CompileError
@@ -13,7 +13,7 @@ from celosia.hw.config import CONFIGS, AcceleratorConfig, get_config
 from celosia.hw.control import EngineControl
 from celosia.hw.isa import Base, Opcode, Unit
 from celosia.hw.network import Pool, Residual, read_tensors, write_tensors
-from celosia.hw.program import Program, ProgramError, pack_map, unpack_map
+from celosia.hw.program import Program, ProgramError, pack_map
 from celosia.sim.golden import execute
 from celosia.sim.machine import Machine, MachineError
 
@@ -28,10 +28,8 @@ def run_on_machine(program, codes, seed, words=None):
         data = pack_map(folded).reshape(-1).view(np.uint8)
         memory[bases[place.base] + place.offset :][: len(data)] = data
     Machine(program.config, memory, bases, seed).run(program.words() if words is None else words, program_order=seed == 0)
-    place = program.outputs[0]
-    shape = network.tensors[place.tensor].shape
-    size = program.batch * -(-shape[0] // 8) * 8 * shape[1] * shape[2]
-    return unpack_map(memory[bases[place.base] + place.offset :][:size], program.batch, shape)
+    outputs = [program.output_codes(place, memory[bases[place.base] :]) for place in program.outputs]
+    return outputs[0] if len(outputs) == 1 else outputs
 
 
 @pytest.mark.parametrize("config", ["tiny", "ulx3s-25f", "ulx3s-85f"])
@@ -42,6 +40,17 @@ def test_random_networks(config, seed):
     codes = random_codes(network, batch, seed)
     for order in (0, seed + 1):
         np.testing.assert_array_equal(run_on_machine(program, codes, order), execute(network, [codes])[0])
+
+
+@pytest.mark.parametrize("config", ["tiny", "ulx3s-25f", "ulx3s-85f"])
+@pytest.mark.parametrize("seed", range(12))
+def test_parts_and_wholes(config, seed):
+    network, batch = random_parts(seed, largest=12 if config == "tiny" else 24), 1 + seed % 3
+    program, codes = compile(network, config, batch), random_codes(network, batch, seed)
+    for order in (0, seed + 1):
+        got, want = run_on_machine(program, codes, order), execute(network, [codes])
+        for one, other in zip(got if len(want) > 1 else [got], want, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def residual_network():
@@ -57,6 +66,13 @@ def residual_network():
 def test_a_residual_sum_replaces_its_summand():
     program = compile(residual_network(), "tiny")
     assert program.sizes[Base.MAPS] == 2 * 16 * 48 * 24, "a and c share one place, b has the other"
+
+
+def test_parts_take_no_memory_of_their_own():
+    network = replace(random_parts(4), outputs=["y"])
+    program = compile(network, "tiny")
+    wholes = [tensor.planes * 8 * tensor.shape[1] * tensor.shape[2] for tensor in map(network.tensors.get, ("joined", "grid"))]
+    assert program.sizes[Base.MAPS] == sum(-(-size // 512) * 512 for size in wholes)
 
 
 # Weights follow parameters in their queue, so what waits for weights has its parameters; and `tiny` holds all parameters of this network.

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from networks import network_of, random_codes, random_layer, random_network
+from networks import network_of, random_codes, random_layer, random_network, random_parts
 
-from celosia.hw.network import Network, NetworkError, Pool, Residual, read_tensors, write_tensors
+from celosia.hw.network import Network, NetworkError, Part, Pool, Residual, read_tensors, write_tensors
 from celosia.sim.golden import execute
 
 
@@ -31,7 +31,7 @@ def network(**changes):
     ({"shift": np.full(8, 48, np.uint8)}, "shifts must be in 16…47"),
     ({"low": 5, "high": 4}, "clamp 5…4 is out of range"),
     ({"stride": (0, 1)}, "strides, dilations and groups must be at least 1"),
-    ({"padding": (1, 1, -1, 1)}, "padding must not be negative"),
+    ({"padding": (1, 1, -1, 1)}, r"output shape is \(8, 6, 6\), computed \(8, 4, 6\)"),
     ({"pool": Pool(kernel=(2, 2), stride=(2, 2), padding=(2, 0, 0, 0))}, "its padding less than its kernel"),
     ({"pool": Pool(kernel=(2, 2), stride=(2, 2))}, "output shape is"),
     ({"residual": Residual(tensor="y", multiplier=1, shift=16)}, "residual 'y' is not computed before it"),
@@ -44,8 +44,41 @@ def test_what_is_refused(changes, message):
         network(**changes).verify()
 
 
-def test_a_file_holds_the_network(tmp_path):
-    original, path = random_network(6), tmp_path / "n.celq"
+@pytest.mark.parametrize(("seed", "tensor", "changes", "message"), [
+    (0, "part1", {"within": Part(tensor="part0", channel=8)}, "tensor part1: 'part0', which it is part of, is not described or itself a part"),
+    (0, "part1", {"within": Part(tensor="nothing", channel=8)}, "tensor part1: 'nothing', which it is part of, is not described"),
+    (0, "part1", {"scale": 0.04}, "tensor part1: its scale and zero point are not those of 'joined'"),
+    (0, "part1", {"within": Part(tensor="joined", channel=20)}, "tensor part1: does not lie in 'joined' .* or does not begin at a multiple of 8 channels"),
+    (0, "part1", {"within": Part(tensor="joined", channel=40)}, r"tensor part1: does not lie in 'joined' of shape \(56, 16, 9\)"),
+    (0, "part0", {"within": Part(tensor="joined", channel=24)}, "layer part1: output 'part1' is not described or computed twice"),
+    (0, "first1", {"shape": (49, 16, 9)}, "layer part2: input 'first1' is not computed before it"),
+    (0, "part1", {"shape": (24, 16, 8)}, "layer part1: output shape is"),
+    (2, "joined", {"shape": (22, 16, 16)}, "layer part1: output 'part1' ends amid a plane of 8 channels"),
+])
+def test_parts_that_are_refused(seed, tensor, changes, message):
+    network = random_parts(seed)
+    network.tensors[tensor] = replace(network.tensors[tensor], **changes)
+    with pytest.raises(NetworkError, match=message):
+        network.verify()
+
+
+def test_an_input_is_no_part():
+    network = random_parts(0)
+    network.inputs.append("part0")
+    with pytest.raises(NetworkError, match="network parts: input 'part0' is part of another tensor"):
+        network.verify()
+
+
+def test_rows_and_columns_can_only_be_written():
+    network = random_parts(0)
+    network.layers[-1] = replace(network.layers[-1], input="grid[0,0]")
+    with pytest.raises(NetworkError, match=r"layer y: input 'grid\[0,0\]' is not computed before it"):
+        network.verify()
+
+
+@pytest.mark.parametrize("make", [random_network, random_parts])
+def test_a_file_holds_the_network(tmp_path, make):
+    original, path = make(6), tmp_path / "n.celq"
     original.save(path)
     codes = random_codes(original, 1, 0)
     np.testing.assert_array_equal(execute(Network.load(path), [codes])[0], execute(original, [codes])[0])

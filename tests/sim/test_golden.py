@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from networks import network_of, random_codes, random_layer, random_network
+from networks import network_of, random_codes, random_layer, random_network, random_parts
 
 from celosia.hw.network import Pool, Tensor
 from celosia.sim import golden
@@ -52,6 +52,24 @@ def test_requantization_equals_whole_numbers():
 def test_halves_round_up():
     got = golden.requantize(np.array([-3, -1, 1, 3], np.int32), np.array([1 << 15]), np.array([16]), 0, -128, 127)
     assert got.tolist() == [-1, 0, 1, 2]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_parts_are_slices_of_their_whole(seed):
+    network, values = random_parts(seed), {"x": random_codes(random_parts(seed), 2, seed)}
+    values["x.some"] = values["x"][:, 8 : 8 + network.tensors["x.some"].shape[0]]
+    seen = {}
+    outputs = golden.execute(network, [values["x"]], lambda name, codes: seen.setdefault(name, codes.copy()))
+    for layer in network.layers:
+        values[layer.output] = golden.layer(layer, network, values[layer.input], values[layer.residual.tensor] if layer.residual else None)
+        np.testing.assert_array_equal(seen[layer.output], values[layer.output])
+        parts = [values[name] for name in network.tensors if name.startswith("part") and name in values]
+        values["joined"] = values[f"first{len(parts) - 1}"] = np.concatenate(parts, axis=1)
+        grid = [values[name] for name in network.tensors if name.startswith("grid[") and name in values]
+        if len(grid) == 4:
+            values["grid"] = np.concatenate([np.concatenate(grid[:2], axis=3), np.concatenate(grid[2:], axis=3)], axis=2)
+    for name, codes in zip(network.outputs, outputs):
+        np.testing.assert_array_equal(codes, values[name])
 
 
 @pytest.mark.parametrize("pool", [Pool(kernel=(3, 3), stride=(2, 2), padding=(1, 1, 1, 1)), Pool(kernel=(2, 2), stride=(2, 2)), Pool(kernel=(3, 2), stride=(1, 2))])

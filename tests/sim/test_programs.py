@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from networks import random_codes, random_network
+from networks import random_codes, random_network, random_parts
 
 from celosia.host.compile import compile
 from celosia.hw.config import get_config
@@ -10,17 +10,18 @@ from celosia.sim.golden import GoldenDevice
 from celosia.sim.rtl import RtlDevice
 
 
-def check(config, memory, seeds, largest):
+def check(config, memory, seeds, largest, make=random_network, **options):
     """Random networks, one after the other on the same device, twice each: what a run leaves behind must not matter."""
     with RtlDevice(get_config(config), memory) as device:
         for seed in seeds:
             batch = 1 + seed % 3
-            network = random_network(seed, most_layers=3, largest=largest)
+            network = make(seed, largest=largest, **options)
             program, codes = compile(network, config, batch), random_codes(network, batch, seed)
             expected = GoldenDevice(get_config(config)).run_program(program, [codes])
             runs = [device.run_program(program, [codes]) for _ in range(2)]
             for result in runs:
-                np.testing.assert_array_equal(result.outputs[0], expected.outputs[0], err_msg=f"seed {seed}")
+                for one, other in zip(result.outputs, expected.outputs, strict=True):
+                    np.testing.assert_array_equal(one, other, err_msg=f"seed {seed}")
                 assert sum(result.layers) == result.cycles and min(result.layers) > 0
                 retired = sum(count for name, count in result.counters.items() if name.startswith("retired_"))
                 assert retired == program.instructions - 1, "every instruction but END retires once"
@@ -29,7 +30,11 @@ def check(config, memory, seeds, largest):
 
 @pytest.mark.parametrize("memory", ["ideal", "sdram", "ideal-pauses", "sdram-pauses"])
 def test_random_networks(memory):
-    check("tiny", memory, range(8), 14)
+    check("tiny", memory, range(8), 14, most_layers=3)
+
+
+def test_parts_and_wholes():
+    check("tiny", "sdram-pauses", range(6), 10, random_parts)
 
 
 def test_nothing_relies_on_power_up():
@@ -49,4 +54,5 @@ def test_nothing_relies_on_power_up():
 @pytest.mark.long
 @pytest.mark.parametrize("config", ["ulx3s-25f", "ulx3s-85f"])
 def test_random_networks_on_boards(config):
-    check(config, "sdram-pauses", range(12), 30)
+    check(config, "sdram-pauses", range(12), 30, most_layers=3)
+    check(config, "sdram-pauses", range(12), 30, random_parts)
