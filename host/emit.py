@@ -23,6 +23,12 @@ def _overlap(one, other):
     return max(min(one[1], other[1]) - max(one[0], other[0]), 0)
 
 
+def _count(rows, span):
+    """How many of `rows`, a range, lie in a half-open span."""
+    first, last = (min(max(ceil((end - rows.start) / rows.step), 0), len(rows)) for end in span)
+    return last - first
+
+
 class _Ahead:
     """Loads of a unit that none of the instructions emitted so far waits for: what may pile up as tokens, of which a counter holds 255."""
 
@@ -64,7 +70,7 @@ class Emitter:
         self._targets = {self._weights: (Target.WEIGHTS, 1, self._lanes), self._parameters: (Target.PARAMETERS, 1, 4), self._tables: (Target.TABLE, 256, 256)}
         self._staged = []   # (tile, region) that later stores of the strip may read
         self._drains = []   # DRAIN marks, one a completed bank of sums
-        self._written = {}  # tensor that is no part → (images, rows, planes, columns, STORE mark)
+        self._written = {}  # tensor that is no part → (images, planes, rows as a range, columns, STORE mark)
         self._work = Work(config, plans, offsets)
 
     # ---- loads that run ahead ------------------------------------------------------------------------------------------------
@@ -174,8 +180,8 @@ class Emitter:
         planes = tuple(before + plane for plane in planes or (0, self._network.tensors[tensor].planes))
         width = self._network.tensors[whole].shape[2]
         missing, last = (images[1] - images[0]) * (rows[1] - rows[0]) * (planes[1] - planes[0]) * width, None
-        for *spans, columns, mark in self._written[whole]:
-            if common := prod(map(_overlap, spans, (images, rows, planes))):
+        for *spans, written_rows, columns, mark in self._written[whole]:
+            if common := prod(map(_overlap, spans, (images, planes))) * _count(written_rows, rows):
                 missing -= common * columns
                 last = mark
         return [last] if missing == 0 else None
@@ -193,7 +199,7 @@ class Emitter:
 
     def _emit_task(self, task):
         geometry, tile = self._plans[task.layer].geometry, task.tile
-        region = self._stage(tile)
+        region = self._stage(tile, geometry.layer.column_phases)
         for first, parameters, word, weights in task.parts:
             compute = self._emit_computes(task, geometry, weights)
             self._drains.append(self._emit_drain(task, geometry, first, parameters, word, compute, region))
@@ -207,8 +213,8 @@ class Emitter:
         self._release_staging(task, store)
         self._run_ahead()
 
-    def _stage(self, tile):
-        region = self._staging.allocate(tile.pixels)
+    def _stage(self, tile, phases):
+        region = self._staging.allocate(tile.pixels * phases)
         assert region is not None, "the staging buffer is planned for two tiles"
         self._staged.append((tile, region))
         return region
@@ -293,7 +299,8 @@ class Emitter:
                       "residual_multiplier": residual.multiplier, "residual_shift": residual.shift}
         mark = self._schedule.emit(
             Opcode.DRAIN, [compute, parameters.mark, region.after, task.residual and task.residual.mark, table and table.mark],
-            pixels=tile.pixels, address=region.start, group=(first - task.block * geometry.block) // self._config.drain_lanes,
+            pixels=tile.pixels, address=(region.start + first // geometry.phase_channels) % self._config.stage_pixels,
+            skip=layer.column_phases - 1, group=(first % geometry.phase_channels - task.block * geometry.block) // self._config.drain_lanes,
             parameters=parameters.region.start + word, zero_point=before.zero_point, low=layer.low, high=layer.high, **values)
         parameters.use(mark)
         if table:
@@ -308,7 +315,7 @@ class Emitter:
         out_rows, out_columns = tile.out_rows[1] - tile.out_rows[0], tile.out_columns[1] - tile.out_columns[0]
         if out_rows == 0:
             return None
-        columns = tile.columns[1] - tile.columns[0]
+        columns = (tile.columns[1] - tile.columns[0]) * geometry.layer.column_phases
         staged_rows = tile.rows[1] - tile.rows[0] + tile.back
         if pool:
             window = {"kernel_y": pool.kernel[0], "kernel_x": pool.kernel[1], "stride_y": pool.stride[0], "stride_x": pool.stride[1],
@@ -320,16 +327,16 @@ class Emitter:
         planes, block_planes = ceil(geometry.out[0] / PLANE), geometry.block // PLANE
         first_plane = before + task.block * block_planes
         last_plane = min(block_planes, before + planes - first_plane) - 1
-        first_row, mark = part.row + tile.out_rows[0], None
+        first_row, mark = part.row + tile.out_rows[0] * part.row_step, None
         for image in range(*tile.images):
             address = region.start - tile.back * columns + (image - tile.images[0]) * (tile.rows[1] - tile.rows[0]) * columns
             mark = self._schedule.emit(
                 Opcode.STORE, [self._drains[-1]], base=place.base,
                 offset=place.offset // 8 + ((image * image_planes + first_plane) * height + first_row) * width + part.column + tile.out_columns[0],
                 address=address % self._config.stage_pixels, plane=0, last_plane=last_plane, rows=out_rows, columns=out_columns,
-                plane_stride=height * width, row_stride=width)
+                plane_stride=height * width, row_stride=width * part.row_step)
         self._written.setdefault(part.tensor, []).append(
-            (tile.images, (first_row, first_row + out_rows), (first_plane, first_plane + last_plane + 1), out_columns, mark))
+            (tile.images, (first_plane, first_plane + last_plane + 1), range(first_row, first_row + out_rows * part.row_step, part.row_step), out_columns, mark))
         return mark
 
     def _release_staging(self, task, store):

@@ -24,13 +24,13 @@ class Geometry:
     batch: int
     #: Shape (C, H, W) of the map in memory.
     shape: tuple[int, int, int]
-    #: int8 (O, C / groups, KH, KW)
+    #: int8 (phases · O, C / groups, KH, KW)
     weight: np.ndarray
     stride: tuple[int, int]
     #: Top and left, negative where the first window begins inside the map; what lies beyond the map's other edges is padding too.
     padding: tuple[int, int]
     dilation: tuple[int, int]
-    #: Convolution output (O, OH, OW), and what is stored after pooling.
+    #: Convolution output (O, OH, OW) of one phase of columns, and what is stored after pooling or interleaving.
     conv: tuple[int, int, int]
     out: tuple[int, int, int]
     fold: Fold | None
@@ -53,13 +53,20 @@ class Geometry:
     def blocks(self) -> int:
         return ceil(self.conv[0] / self.block)
 
+    @property
+    def phase_channels(self) -> int:
+        """Output channels of a phase, those that only fill its last block among them: what lies between a channel and the same one of the next phase."""
+        return self.blocks * self.block
+
     def parts(self, block: int) -> list[int]:
-        """First output channel of each array load of a block."""
+        """First output channel of each array load of a block, of all phases."""
         first = block * self.block
-        return [c for c in range(first, first + self.block, self.config.outputs) if c < ceil(self.conv[0] / PLANE) * PLANE]
+        channels = [c for c in range(first, first + self.block, self.config.outputs) if c < ceil(self.conv[0] / PLANE) * PLANE]
+        return [phase * self.phase_channels + c for phase in range(self.layer.column_phases) for c in channels]
 
     def reduction(self, first: int) -> tuple[int, int]:
         """Channel words, half-open, that the output channels from `first` on need."""
+        first %= self.phase_channels
         last = min(first + self.config.outputs, self.conv[0]) - 1
         if last < first:  # channels that only fill a plane
             return 0, 1
@@ -97,9 +104,9 @@ class Geometry:
         return self._before_pool(out_columns, 1)
 
     def _before_pool(self, span, axis):
-        pool = self.layer.pool
+        pool, phases = self.layer.pool, self.layer.column_phases if axis else 1
         if pool is None:
-            return span
+            return span[0] // phases, ceil(span[1] / phases)
         first = span[0] * pool.stride[axis] - pool.padding[axis]
         last = (span[1] - 1) * pool.stride[axis] - pool.padding[axis] + pool.kernel[axis]
         return max(first, 0), min(last, self.conv[1 + axis])
@@ -160,14 +167,15 @@ def make_geometry(config: AcceleratorConfig, network: Network, layer: Layer, bat
         spread[:, :, y.shift : y.shift + weight.shape[2], x.shift : x.shift + weight.shape[3]] = weight
         spread = spread.reshape(outputs, channels, y.kernel, y.window, x.kernel, x.window).transpose(0, 3, 5, 1, 2, 4)
         shape, weight = fold.shape(shape), np.ascontiguousarray(spread).reshape(outputs, -1, y.kernel, x.kernel)
-    stride, padding, conv = (y.kernel_stride, x.kernel_stride), (y.padding, x.padding), (weight.shape[0], *conv)
+    stride, padding, conv = (y.kernel_stride, x.kernel_stride), (y.padding, x.padding), (weight.shape[0] // layer.column_phases, *conv)
     out = (conv[0], *layer.output_size(height, width))
     geometry = Geometry(config, layer, batch, shape, weight, stride, padding, layer.dilation, conv, out, fold)
-    _check_limits(geometry)
+    part = network.part(layer.output)
+    _check_limits(geometry, network.tensors[part.tensor].shape[2] * part.row_step)
     return geometry
 
 
-def _check_limits(geometry):
+def _check_limits(geometry, row_stride):
     """Raises :exc:`CompileError` if a number does not fit the field of an instruction."""
     layer, (_, *size), (_, *conv), (_, *out) = geometry.layer, geometry.shape, geometry.conv, geometry.out
     last = [(count - 1) * stride - padding for count, stride, padding in zip(conv, geometry.stride, geometry.padding)]
@@ -175,6 +183,7 @@ def _check_limits(geometry):
               ("dilation", max(geometry.dilation), 31), ("padding", max(geometry.padding), 2047), ("map height", size[0], 2047), ("map width", size[1], 2047),
               ("last window's row", last[0], 2047), ("last window's column", last[1], 2047), ("output height", conv[0], 1023), ("output width", conv[1], 2047)]
     limits += [(f"{what} area", height * width, (1 << 20) - 1) for what, (height, width) in (("map", size), ("output", conv), ("stored map", out))]
+    limits += [("phases of columns", layer.column_phases, 8), ("stored width", out[1], 2047), ("distance of stored rows", row_stride, (1 << 14) - 1)]
     if layer.pool:
         limits += [("pooling kernel", max(layer.pool.kernel), 15), ("pooling stride", max(layer.pool.stride), 15)]
     for name, value, most in limits:

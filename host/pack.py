@@ -13,9 +13,10 @@ def pack_weights(geometry: Geometry, first: int) -> np.ndarray:
 
     A block has `outputs` words of `inputs` bytes; word 2·r + h holds at byte 2·j + q the weight of output 2·r + q and input 2·j + h.
     """
-    config, weight = geometry.config, geometry.weight
-    outputs, inputs = config.outputs, config.inputs
+    outputs, inputs = geometry.config.outputs, geometry.config.inputs
     low, high = geometry.reduction(first)
+    phase, first = divmod(first, geometry.phase_channels)
+    weight = geometry.weight[phase * geometry.conv[0] : (phase + 1) * geometry.conv[0]]
     last = min(first + outputs, weight.shape[0])
     kernel_y, kernel_x = weight.shape[2:]
     dense = np.zeros((outputs, (high - low) * inputs, kernel_y, kernel_x), np.int8)
@@ -31,15 +32,16 @@ def pack_weights(geometry: Geometry, first: int) -> np.ndarray:
 
 
 def pack_parameters(geometry: Geometry) -> np.ndarray:
-    """Parameter words, uint8, of all stored channels, in groups of four (`hw.parameters`).
+    """Parameter words, uint8, of all stored channels of all phases, in groups of four (`hw.parameters`).
 
     Channels that only fill a plane have multiplier 0, so their code is the zero point.
     """
-    layer, channels = geometry.layer, geometry.blocks * geometry.block
-    fill = channels - geometry.conv[0]
-    bias, multiplier, shift = (np.pad(getattr(layer, name), (0, fill), constant_values=value) for name, value in (("bias", 0), ("multiplier", 0), ("shift", 16)))
-    negative = None if layer.negative is None else np.pad(layer.negative, (0, fill))
-    return encode_parameters(bias, multiplier, shift, negative)
+    layer, fill = geometry.layer, geometry.phase_channels - geometry.conv[0]
+
+    def padded(values, value=0):
+        return values if values is None else np.pad(values.reshape(layer.column_phases, -1), ((0, 0), (0, fill)), constant_values=value).reshape(-1)
+
+    return encode_parameters(padded(layer.bias), padded(layer.multiplier), padded(layer.shift, 16), padded(layer.negative))
 
 
 def pack_table(table: np.ndarray) -> np.ndarray:

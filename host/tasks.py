@@ -94,7 +94,7 @@ class Work:
         geometry, layer_parameters = plan.geometry, None
         kept = {}
         tiles_of_layer = sum(len(chunk.tiles) for chunk in plan.chunks)
-        parameter_words = geometry.blocks * geometry.block // 4
+        parameter_words = geometry.layer.column_phases * geometry.phase_channels // 4
         table = None
         if offsets.table is not None:
             table = Load(offsets.table, 1, uses=tiles_of_layer * sum(len(geometry.parts(block)) for block in range(geometry.blocks)))
@@ -129,7 +129,7 @@ class Work:
 
     def _parameter_pieces(self, geometry, offsets, tiles):
         """First output channel of an array load → its parameters' load and the first word in it."""
-        words, limit = geometry.blocks * geometry.block // 4, self._config.parameter_words // 4
+        words, limit = geometry.layer.column_phases * geometry.phase_channels // 4, self._config.parameter_words // 4
         step = max(geometry.block // 4, limit // (geometry.block // 4) * (geometry.block // 4))
         result = {}
         for first_word in range(0, words, step):

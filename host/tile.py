@@ -147,19 +147,20 @@ def _chunks(geometry, images, out_rows):
 
 def _tiles(geometry, images, out_rows):
     """Pixel tiles of a chunk that stores `out_rows` of `images`."""
-    config, pool = geometry.config, geometry.layer.pool
+    config, pool, phases = geometry.config, geometry.layer.pool, geometry.layer.column_phases
     _, height, width = geometry.conv
+    most_pixels = min(config.tile_pixels, config.stage_pixels // (2 * phases))
     whole_columns, rows = (0, geometry.out[2]), geometry.conv_rows(out_rows)
     pixels = (rows[1] - rows[0]) * width
-    if images[1] - images[0] > 1 and rows[1] - rows[0] == height and 2 * pixels <= config.tile_pixels:
+    if images[1] - images[0] > 1 and rows[1] - rows[0] == height and 2 * pixels <= most_pixels:
         count = images[1] - images[0]
-        tiles = ceil(count / (config.tile_pixels // pixels))
+        tiles = ceil(count / (most_pixels // pixels))
         edges = [images[0] + count * k // tiles for k in range(tiles + 1)]
         return [Tile(span, rows, (0, width), out_rows, whole_columns) for span in zip(edges, edges[1:])]
     result = []
     back = pool.kernel[0] - 1 if pool else 0
-    most = max(min(config.tile_pixels // width, (config.stage_pixels - back * width) // (2 * width)), 0)
-    if most == 0 and width <= config.tile_pixels and (back + 1) * width <= config.stage_pixels:
+    most = max(min(config.tile_pixels // width, (config.stage_pixels - back * width) // (2 * width * phases)), 0)
+    if most == 0 and width <= config.tile_pixels and (back + 1) * width * phases <= config.stage_pixels:
         most = 1
     for image in range(*images):
         if most:
@@ -191,11 +192,11 @@ def _strips(geometry, image, out_rows, rows, most):
 
 def _cells(geometry, image, out_rows):
     """Tiles of part of a row: each computes all its pooling windows need, so neighbours overlap."""
-    config = geometry.config
-    pixels = min(config.tile_pixels, config.stage_pixels // 2)
+    config, phases = geometry.config, geometry.layer.column_phases
+    pixels = min(config.tile_pixels, config.stage_pixels // (2 * phases))
     shapes = []
     for count in range(1, geometry.out[2] + 1):
-        columns = ceil(geometry.out[2] / count)
+        columns = ceil(geometry.out[2] / (count * phases)) * phases
         wide = _extent(geometry, columns, 1)
         if wide > pixels:
             continue
@@ -218,7 +219,7 @@ def _cells(geometry, image, out_rows):
 def _extent(geometry, count, axis):
     """Convolution outputs that `count` neighbouring stored ones need along an axis, borders apart."""
     pool = geometry.layer.pool
-    return count if pool is None else min((count - 1) * pool.stride[axis] + pool.kernel[axis], geometry.conv[1 + axis])
+    return ceil(count / (geometry.layer.column_phases if axis else 1)) if pool is None else min((count - 1) * pool.stride[axis] + pool.kernel[axis], geometry.conv[1 + axis])
 
 
 def _estimate(geometry, chunks):
@@ -232,13 +233,13 @@ def _estimate(geometry, chunks):
         keep, loads = "chunk", len(chunks)
     else:
         keep, loads = "tile", tiles
-    phases = max(config.outputs // config.drain_lanes, 1)
+    drain = max(config.outputs // config.drain_lanes, 1)
     compute = 0
     for chunk in chunks:
         for tile in chunk.tiles:
             run = max(tile.pixels, config.min_pixels)
-            steps = geometry.steps * run + TILE_OVERHEAD * geometry.conv[0] // config.outputs
-            compute += max(steps, tile.pixels * phases * ceil(geometry.conv[0] / config.outputs))
+            steps = geometry.steps * run + TILE_OVERHEAD * layer.column_phases * geometry.conv[0] // config.outputs
+            compute += max(steps, tile.pixels * drain * layer.column_phases * ceil(geometry.conv[0] / config.outputs))
     stored = ceil(geometry.out[0] / PLANE) * geometry.out[1] * geometry.out[2]
     moved = geometry.weight_bytes * loads + geometry.batch * PLANE * stored
     moved += sum(PLANE * geometry.planes * (c.images[1] - c.images[0]) * (c.rows[1] - c.rows[0]) * geometry.shape[2] for c in chunks)

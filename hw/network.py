@@ -39,6 +39,8 @@ class Part:
     channel: int = 0
     row: int = 0
     column: int = 0
+    #: Rows of the whole from one row of the part to the next: 2 are every second row.
+    row_step: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,9 @@ class Layer:
 
     `x` are the input's codes (padding counts as its zero point), `bias` contains −zero_point_x · Σ weight, m is `multiplier`, or `negative` (if there is one)
     where acc < 0, `zp` is the zero point of the output, or of `lookup.before`.
+
+    With `column_phases` P > 1, the convolution has P times the output's channels: those of phase p, channels p · C … p · C + C − 1, become the output's columns
+    p, p + P, p + 2P, …, of which the last `cropped` are left out. So a transposed convolution is one layer for each phase of its rows.
     """
 
     name: str
@@ -112,7 +117,10 @@ class Layer:
     #: Top, left, bottom, right; negative: so many rows or columns of the input are left out.
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
+    #: Of each phase's channels.
     groups: int = 1
+    column_phases: int = 1
+    cropped: int = 0
     low: int = -128
     high: int = 127
     #: uint16, (output channels,), with a short form (`hw.parameters`): leaky and parametric ReLU.
@@ -130,10 +138,10 @@ class Layer:
         return tuple(_windows(size + pad, k, s, d) for size, pad, k, s, d in zip((height, width), (top + bottom, left + right), kernel, self.stride, self.dilation))
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the layer's output, after pooling."""
+        """Height and width of the layer's output, its phases interleaved, after pooling."""
         size = self.conv_size(height, width)
         if self.pool is None:
-            return size
+            return (size[0], size[1] * self.column_phases - self.cropped)
         top, left, bottom, right = self.pool.padding
         return tuple(_windows(n + pad, k, s, 1) for n, pad, k, s in zip(size, (top + bottom, left + right), self.pool.kernel, self.pool.stride))
 
@@ -204,7 +212,9 @@ class Network:
     def region(self, name: str) -> "tuple[slice, slice, slice]":
         """The channels, rows and columns that a tensor is of its whole."""
         part = self.part(name)
-        return tuple(slice(first, first + size) for first, size in zip((part.channel, part.row, part.column), self.tensors[name].shape))
+        channels, rows, columns = self.tensors[name].shape
+        return (slice(part.channel, part.channel + channels), slice(part.row, part.row + (rows - 1) * part.row_step + 1, part.row_step),
+                slice(part.column, part.column + columns))
 
     def verify(self) -> "Network":
         """Check that names, shapes, dtypes and ranges agree; returns self. Raises :exc:`NetworkError` naming the layer."""
@@ -240,7 +250,7 @@ class Network:
             raise NetworkError(f"tensor {tensor.name}: {tensor.within.tensor!r}, which it is part of, is not described or itself a part")
         if (tensor.scale, tensor.zero_point) != (whole.scale, whole.zero_point):
             raise NetworkError(f"tensor {tensor.name}: its scale and zero point are not those of {whole.name!r}, which it is part of")
-        if tensor.within.channel % PLANE or any(s.start < 0 or s.stop > size for s, size in zip(self.region(tensor.name), whole.shape)):
+        if tensor.within.channel % PLANE or tensor.within.row_step < 1 or any(s.start < 0 or s.stop > size for s, size in zip(self.region(tensor.name), whole.shape)):
             raise NetworkError(f"tensor {tensor.name}: does not lie in {whole.name!r} of shape {whole.shape}, or does not begin at a multiple of {PLANE} channels")
 
     def _verify_layer(self, layer, known):
@@ -260,10 +270,14 @@ class Network:
             check(min(layer.pool.stride) >= 1 and 0 <= min(top, left, bottom, right) and max(top, bottom) < height and max(left, right) < width,
                   "pooling strides must be at least 1, its padding less than its kernel")
         channels, inputs = layer.weight.shape[:2]
-        check(inputs * layer.groups == x.shape[0] and channels % layer.groups == 0,
+        check(1 <= layer.column_phases <= 8 and channels % layer.column_phases == 0 and 0 <= layer.cropped < layer.column_phases,
+              f"{channels} channels, {layer.column_phases} phases of columns and {layer.cropped} cropped do not go together")
+        check(layer.column_phases == 1 or not (layer.pool or layer.residual), "phases of columns exclude pooling and residual")
+        outputs = channels // layer.column_phases
+        check(inputs * layer.groups == x.shape[0] and outputs % layer.groups == 0,
               f"weight {layer.weight.shape} with {layer.groups} groups does not fit the input's {x.shape[0]} channels")
         check(all(getattr(layer, name).shape == (channels,) for name in _ARRAYS[1:]), f"bias, multiplier and shift must have shape ({channels},)")
-        check(y.shape == (channels, *layer.output_size(*x.shape[1:])), f"output shape is {y.shape}, computed {(channels, *layer.output_size(*x.shape[1:]))}")
+        check(y.shape == (outputs, *layer.output_size(*x.shape[1:])), f"output shape is {y.shape}, computed {(outputs, *layer.output_size(*x.shape[1:]))}")
         check(min(y.shape) > 0, f"output shape {y.shape} is empty")
         end = self.region(y.name)[0].stop
         check(end % PLANE == 0 or end == self.tensors[self.part(y.name).tensor].shape[0], f"output {y.name!r} ends amid a plane of {PLANE} channels")

@@ -12,7 +12,7 @@ from ..hw.network import Layer, Network, Pool, Tensor
 from ..hw.program import Program
 from .device import RunResult, check_inputs
 
-__all__ = ["GoldenDevice", "convolve", "dequantize", "execute", "layer", "look_up", "max_pool", "quantize", "requantize", "residual_term"]
+__all__ = ["GoldenDevice", "convolve", "dequantize", "execute", "interleave", "layer", "look_up", "max_pool", "quantize", "requantize", "residual_term"]
 
 # A sum of products is exact in float32 as long as no partial sum reaches 2^24: BLAS serves.
 _EXACT_TERMS = (1 << 24) // (128 * 127)
@@ -33,7 +33,7 @@ def dequantize(codes: np.ndarray, tensor: Tensor) -> np.ndarray:
 
 
 def convolve(codes: np.ndarray, layer: Layer, zero_point: int) -> np.ndarray:
-    """Accumulators (N, O, OH, OW) int32 of codes (N, C, H, W) int8: bias + weight ∗ codes, padding being `zero_point`."""
+    """Accumulators (N, O, OH, OW) int32 of codes (N, C, H, W) int8: bias + weight ∗ codes, padding being `zero_point`; phases follow each other."""
     top, left, bottom, right = layer.padding
     (batch, _, height, width), (kernel_y, kernel_x) = codes.shape, layer.weight.shape[2:]
     rows, columns = layer.conv_size(height, width)
@@ -48,17 +48,19 @@ def convolve(codes: np.ndarray, layer: Layer, zero_point: int) -> np.ndarray:
     outputs, inputs = layer.weight.shape[:2]
     sums = np.empty((batch, outputs, rows, columns), np.int32)
     sums[:] = layer.bias[:, None, None]
-    if inputs == 1 and layer.groups == outputs:
+    groups = layer.groups * layer.column_phases  # every phase's first group reads the first inputs again
+    if inputs == 1 and groups == outputs:
         for y in range(kernel_y):
             for x in range(kernel_x):
-                sums += layer.weight[:, 0, y, x].astype(np.int32)[:, None, None] * tap(y, x)
+                sums += layer.weight[:, 0, y, x].astype(np.int32)[:, None, None] * np.tile(tap(y, x), (1, layer.column_phases, 1, 1))
         return sums
     terms = inputs * kernel_y * kernel_x
     window = np.empty((inputs, kernel_y, kernel_x, rows, columns), np.float32)
-    group_outputs = outputs // layer.groups
+    group_outputs = outputs // groups
     for image in range(batch):
-        for group in range(layer.groups):
-            mine = slice(group * inputs, (group + 1) * inputs)
+        for group in range(groups):
+            first_input = group % layer.groups * inputs
+            mine = slice(first_input, first_input + inputs)
             for y in range(kernel_y):
                 for x in range(kernel_x):
                     window[:, y, x] = tap(y, x)[image, mine]
@@ -97,6 +99,13 @@ def look_up(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
     return table[codes.astype(np.int16) + 128]
 
 
+def interleave(codes: np.ndarray, phases: int) -> np.ndarray:
+    """Codes (N, phases · C, H, W) as (N, C, H, W · phases): column x of phase p becomes column x · phases + p."""
+    batch, channels, height, width = codes.shape
+    codes = codes.reshape(batch, phases, channels // phases, height, width)
+    return codes.transpose(0, 2, 3, 4, 1).reshape(batch, channels // phases, height, width * phases)
+
+
 def max_pool(codes: np.ndarray, pool: Pool) -> np.ndarray:
     """Maximum over each window of codes (N, C, H, W) int8; padding never wins."""
     top, left, bottom, right = pool.padding
@@ -123,6 +132,8 @@ def layer(layer: Layer, network: Network, codes: np.ndarray, residual: "np.ndarr
     result = requantize(sums, layer.multiplier[:, None, None], shift, before.zero_point, layer.low, layer.high, r_term, negative)
     if layer.lookup:
         result = look_up(result, layer.lookup.table)
+    if layer.column_phases > 1:
+        result = interleave(result, layer.column_phases)[..., : network.tensors[layer.output].shape[2]]
     return max_pool(result, layer.pool) if layer.pool else result
 
 

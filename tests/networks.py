@@ -125,6 +125,33 @@ def random_parts(seed: int, largest: int = 16) -> Network:
     return Network(name="parts", tensors=tensors, layers=layers, inputs=["x"], outputs=outputs).verify()
 
 
+def random_phases(seed: int, largest: int = 16) -> Network:
+    """A transposed convolution: for each phase of the rows a layer that interleaves the phases of the columns; and a convolution that reads it."""
+    rng, draw = np.random.default_rng(seed), random.Random(seed)
+    channels, height, width = draw.choice([1, 8, 16, 24]), draw.randint(1, largest), draw.randint(1, largest)
+    groups = draw.choice([1, 1, channels])
+    outputs, row_phases, column_phases = groups * draw.choice([1, 2, 3, 20][: 2 if groups > 1 else 4]), draw.choice([1, 2, 3]), draw.choice([1, 2, 2, 3, 8])
+    cropped = draw.randrange(column_phases)
+    tensors = {"x": Tensor(name="x", shape=(channels, height, width), scale=0.05, zero_point=3)}
+    rows, size = height * row_phases - draw.randrange(row_phases), width * column_phases - cropped
+    tensors["up"] = Tensor(name="up", shape=(outputs, rows, size), scale=0.05, zero_point=-7)
+    layers = []
+    for phase in range(row_phases):
+        count, name = -(-(rows - phase) // row_phases), f"up{phase}"
+        if count == 0:
+            continue
+        kernel, within = (draw.choice([1, 2, 3]), draw.choice([1, 2, 3])), Part(tensor="up", row=phase, row_step=row_phases)
+        tensors[name] = replace(tensors["up"], name=name, shape=(outputs, count, size), within=None if row_phases == 1 else within)
+        top, left = (draw.randint(0, k - 1) for k in kernel)
+        function = random_function(rng, name, (column_phases * outputs, count, width), draw.choice(["", "leaky", "lookup"]))
+        layers.append(random_layer(rng, name, "x", tensors["x"].shape, column_phases * outputs, kernel, groups=groups, column_phases=column_phases,
+                                   cropped=cropped, padding=(top, left, count - height + kernel[0] - 1 - top, kernel[1] - 1 - left), **function))
+    source = "up" if row_phases > 1 else "up0"
+    tensors["y"] = Tensor(name="y", shape=(5, rows, size), scale=0.05, zero_point=0)
+    layers.append(replace(random_layer(rng, "y", source, tensors[source].shape, 5, (3, 3), padding=(1, 1, 1, 1)), output="y"))
+    return Network(name="phases", tensors=tensors, layers=layers, inputs=["x"], outputs=["y", source]).verify()
+
+
 def random_codes(network: Network, batch: int, seed: int) -> np.ndarray:
     """Input codes, int8 (N, C, H, W), extremes among them."""
     rng = np.random.default_rng(seed)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from networks import network_of, random_codes, random_layer, random_network, random_parts
+from networks import network_of, random_codes, random_layer, random_network, random_parts, random_phases
 
 from celosia.host.compile import compile, plan_network
 from celosia.host.errors import CompileError
@@ -44,8 +44,9 @@ def test_random_networks(config, seed):
 
 @pytest.mark.parametrize("config", ["tiny", "ulx3s-25f", "ulx3s-85f"])
 @pytest.mark.parametrize("seed", range(12))
-def test_parts_and_wholes(config, seed):
-    network, batch = random_parts(seed, largest=12 if config == "tiny" else 24), 1 + seed % 3
+@pytest.mark.parametrize("kind", [random_parts, random_phases])
+def test_parts_and_wholes(config, kind, seed):
+    network, batch = kind(seed, largest=12 if config == "tiny" else 24), 1 + seed % 3
     program, codes = compile(network, config, batch), random_codes(network, batch, seed)
     for order in (0, seed + 1):
         got, want = run_on_machine(program, codes, order), execute(network, [codes])
