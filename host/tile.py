@@ -219,7 +219,9 @@ def _cells(geometry, image, out_rows):
 def _extent(geometry, count, axis):
     """Convolution outputs that `count` neighbouring stored ones need along an axis, borders apart."""
     pool = geometry.layer.pool
-    return ceil(count / (geometry.layer.column_phases if axis else 1)) if pool is None else min((count - 1) * pool.stride[axis] + pool.kernel[axis], geometry.conv[1 + axis])
+    if pool is None:
+        return ceil(count / geometry.layer.column_phases) if axis else count
+    return min((count - 1) * pool.stride[axis] + pool.kernel[axis], geometry.conv[1 + axis])
 
 
 def _estimate(geometry, chunks):

@@ -36,6 +36,14 @@ class Burst(data.Struct):
     last: unsigned(6)   # beats − 1, as AxLEN has it
 
 
+class _Cut(data.Struct):
+    """A run, or what is left of it."""
+
+    beat: unsigned(29)   # address / 8
+    left: unsigned(14)   # beats − 1
+    final: unsigned(1)   # it is one burst
+
+
 class BurstCutter(wiring.Component):
     """Cuts runs into bursts: one per cycle, also across runs, the first three cycles after its run was taken.
 
@@ -50,37 +58,42 @@ class BurstCutter(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.ahead = ahead = Queue(Run, 2)
-        wiring.connect(m, wiring.flipped(self.runs), ahead.i)
+        m.submodules.ahead = ahead = Queue(_Cut, 2)
         run = ahead.o
         m.submodules.cut = cut = Queue(Burst, 2)  # keeps whoever takes the bursts out of the paths through the counters
         wiring.connect(m, cut.o, wiring.flipped(self.bursts))
 
-        active = Signal()
-        beat = Signal(29)
-        left = Signal(14)  # beats − 1
-        offset = beat[:self._border_bits]
-        row = beat[self._border_bits:]
-        to_border = ~offset
-        final = Signal()
-        advance = Signal()
+        # Whether a run is one burst is known before it is taken, and of what is left before it is cut, for much follows from it.
+        border = self._border_bits
+        taken, to_border = ahead.i.payload, ~self.runs.payload.address[3:][:border]
         m.d.comb += [
-            final.eq(~left[self._border_bits:].any() & (left[:self._border_bits] <= to_border)),
+            ahead.i.valid.eq(self.runs.valid), self.runs.ready.eq(ahead.i.ready),
+            taken.beat.eq(self.runs.payload.address[3:]), taken.left.eq(self.runs.payload.beats - 1),
+            taken.final.eq(~taken.left[border:].any() & (taken.left[:border] <= to_border)),
+        ]
+
+        active = Signal()
+        now = Signal(_Cut)
+        offset, row = now.beat[:border], now.beat[border:]
+        advance = Signal()
+        beyond = (now.left[:border] + offset)[border]  # a burst to the border, and `left` modulo `max_burst` is not used up
+        m.d.comb += [
             advance.eq(cut.i.ready),
             cut.i.valid.eq(active),
-            cut.i.payload.beat.eq(beat),
-            cut.i.payload.last.eq(Mux(final, left[:self._border_bits], to_border)),
-            run.ready.eq(~active | (advance & final)),
+            cut.i.payload.beat.eq(now.beat),
+            cut.i.payload.last.eq(Mux(now.final, now.left[:border], ~offset)),
+            run.ready.eq(~active | (advance & now.final)),
             self.idle.eq(~(active | run.valid | cut.o.valid)),
         ]
         with m.If(advance):
             m.d.sync += [
                 row.eq(row + 1),
                 offset.eq(0),
-                left.eq(left + Cat(offset, Const(-1, 14 - self._border_bits))),  # left − to_border − 1
+                now.left.eq(now.left + Cat(offset, Const(-1, 14 - border))),  # left − (beats to the border)
+                now.final.eq(~now.left[border + 1 :].any() & ~(now.left[border] & beyond)),
             ]
         with m.If(run.ready):
-            m.d.sync += [active.eq(run.valid), beat.eq(run.payload.address[3:]), left.eq(run.payload.beats - 1)]
+            m.d.sync += [active.eq(run.valid), now.eq(run.payload)]
         return m
 
 
