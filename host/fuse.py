@@ -5,19 +5,22 @@ from dataclasses import dataclass, field
 
 import torch
 
+from .concatenate import layout
 from .errors import UnsupportedError
 from .operations import (
     ADD,
     AVERAGE_POOLS,
+    CAT,
     CLIPS,
     CONV,
+    COPY,
     FUNCTIONS,
     LEAKY,
     LINEAR,
     MAX_POOL,
     PAD,
     RESHAPES,
-    average_window,
+    SLICE,
     check,
     clip_bounds,
     image_shape,
@@ -28,8 +31,9 @@ from .operations import (
     refuse,
     tensor_users,
 )
+from .windows import Windows, average_windows
 
-__all__ = ["Group", "Groups", "fuse"]
+__all__ = ["Group", "Groups", "View", "fuse"]
 
 
 @dataclass(kw_only=True)
@@ -37,8 +41,10 @@ class Group:
     """One layer to be. Nodes are given by name, since preparing and converting the graph makes new node objects."""
 
     name: str
-    #: conv, linear, max_pool, avg_pool, add, activation or pad.
+    #: conv, linear, max_pool, avg_pool, add, activation, copy or pad.
     op: str
+    #: What it is to the model's author; another than `op` for convolutions that stand for something else.
+    kind: str
     #: The convolution, pooling, …: the first node of the group.
     node: str
     #: The node whose value is quantized: the last one before the pool.
@@ -56,8 +62,8 @@ class Group:
     pool: str | None = None
     #: Zeros around the input, top, left, bottom, right, from pad operations.
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
-    #: Of an average pooling, see :func:`~celosia.host.operations.average_window`.
-    window: tuple | None = None
+    #: Of an average pooling.
+    windows: Windows | None = None
     #: Real values the output, or what the function is looked up for, is clipped to.
     low: float = -math.inf
     high: float = math.inf
@@ -67,10 +73,22 @@ class Group:
 
 
 @dataclass(kw_only=True)
+class View:
+    """A concatenation or slice of maps: no layer, but a map that has a name."""
+
+    name: str
+    node: str
+    shape: tuple[int, int, int]
+
+
+@dataclass(kw_only=True)
 class Groups:
     """The groups in order of execution, the inputs' and outputs' nodes, and every map's shape (C, H, W) by node name."""
 
     groups: list[Group]
+    views: list[View]
+    #: Node of a group's output or a view that is part of another map → that map's node, and the first channel there.
+    parts: dict[str, tuple[str, int]]
     #: Placeholder name → (C, H, W).
     inputs: dict[str, tuple[int, int, int]]
     #: For each output of the graph: the group output or placeholder, and the shape the caller sees per image.
@@ -82,22 +100,22 @@ def fuse(graph: torch.fx.Graph) -> Groups:
     return _Fuser(graph).result
 
 
-_OPS = {CONV: "conv", LINEAR: "linear", MAX_POOL: "max_pool", ADD: "add", PAD: "pad"} | dict.fromkeys(AVERAGE_POOLS, "avg_pool")
+_OPS = {CONV: "conv", LINEAR: "linear", MAX_POOL: "max_pool", ADD: "add", PAD: "pad", COPY: "copy"} | dict.fromkeys(AVERAGE_POOLS, "avg_pool")
 
 
 class _Fuser:
     def __init__(self, graph):
         self.order = {node: index for index, node in enumerate(graph.nodes)}
         self.claimed, self.names = set(), set()
-        self.maps = {}  # (C, H, W) of placeholders and of the groups' nodes
-        groups, inputs, outputs = [], {}, []
+        self.maps = {}  # see map_of
+        groups, views, inputs, outputs = [], [], {}, []
         for node in graph.nodes:
             check(node)
         for node in graph.nodes:
             if node.op == "placeholder" and is_tensor(node):
                 if len(image_shape(node)) not in (1, 3):
                     raise refuse(node, f"of {len(image_shape(node)) + 1} dimensions is not supported", "use a model with (N, C, H, W) inputs")
-                self.maps[node] = inputs[node.name] = _map_shape(node)
+                inputs[node.name] = self.map_of(node)
             elif node.op == "output":
                 flat = torch.utils._pytree.tree_leaves(node.args)
                 outputs = [(self.source(value).name, image_shape(value)) for value in flat if is_tensor(value)]
@@ -105,13 +123,21 @@ class _Fuser:
                     raise UnsupportedError("the model's output holds something other than feature maps; return tensors that depend on the input")
                 if len(outputs) != len({name for name, _ in outputs}):
                     raise UnsupportedError("the model's output holds one map twice; return it once")
+            elif node.target in (CAT, SLICE):
+                views.append(self.view(node))
             elif node not in self.claimed and is_tensor(node) and node.target not in RESHAPES and not self.absorbed(node):
                 groups.append(self.group(node))
         if not groups:
             raise UnsupportedError("the model computes nothing: its output is its input; use a model with at least one layer")
         position = {node.name: index for node, index in self.order.items()}
         groups.sort(key=lambda group: position[group.output])
-        self.result = Groups(groups=groups, inputs=inputs, outputs=outputs)
+        parts = {node.name: (whole.name, first) for node, (whole, first) in layout(graph).items()}
+        self.result = Groups(groups=groups, views=views, parts=parts, inputs=inputs, outputs=outputs)
+
+    def view(self, node):
+        for source in node.args[0] if node.target is CAT else [node.args[0]]:
+            self.expect_map(node, source)
+        return View(name=self.name(node), node=node.name, shape=self.map_of(node))
 
     def group(self, node):
         op = _OPS.get(node.target, "activation")
@@ -122,12 +148,11 @@ class _Fuser:
             padding = _padding(node)
         if op in ("conv", "max_pool", "avg_pool", "pad"):
             self.expect_map(node, source)
-        values = {"name": self.name(node), "op": op, "node": node.name, "input": self.source(source).name, "padding": padding}
+        values = {"name": self.name(node), "op": op, "kind": node.meta.get("op", op), "node": node.name, "input": self.source(source).name, "padding": padding}
         last = node
         if op == "avg_pool":
-            values["window"] = average_window(node)
-        # An activation or a sum of flattened maps is one of the maps themselves.
-        shape = self.maps[self.source(source)] if op in ("add", "activation") else _map_shape(node)
+            values["windows"] = average_windows(node)
+        shape = self.map_of(node)
         if op == "add":
             values["residual"] = self.residual(node, node.args[1], shape)
         elif op in ("conv", "linear") and (add := self.sole_user(node)) is not None and add.target is ADD and self.carrier(add) is node:
@@ -135,27 +160,29 @@ class _Fuser:
             values["residual"] = self.residual(add, other, shape)
             self.claimed.add(add)
             last = add
-        activation, last = self.activation(node if op == "activation" else None, last, op != "max_pool", "residual" in values)
-        values |= activation
-        self.maps[last] = shape
+        if op != "max_pool":
+            several = op == "avg_pool" and len(values["windows"].rows) * len(values["windows"].columns) > 1
+            activation, last = self.activation(node if op == "activation" else None, last, "residual" in values, several)
+            values |= activation
         output = last
         if op == "conv" and "residual" not in values and (user := self.sole_user(last)) is not None and user.target is MAX_POOL:
             self.claimed.add(user)
             values["pool"], output = user.name, user
-            self.maps[user] = _map_shape(user)
-        return Group(**values, last=last.name, output=output.name, conv_shape=shape, shape=self.maps[output])
+        return Group(**values, last=last.name, output=output.name, conv_shape=shape, shape=self.map_of(output))
 
-    def activation(self, first, last, fusible, residual):
+    def activation(self, first, last, residual, several):
         """What follows `last` of leaky ReLU, clips and function, in the order in which a layer does them, as fields of the group; and its last node.
 
-        first: the operation that begins the group, if it is itself an activation.
+        first: the operation that begins the group, if it is itself an activation. several: the group becomes several layers, for which only clips are simple.
         """
         fields, (low, high) = {}, (-math.inf, math.inf)
-        user = first or (self.sole_user(last) if fusible else None)
+        user = first or self.sole_user(last)
         while user is not None:
             if user.target in CLIPS:
                 bounds = clip_bounds(user)
                 low, high = (min(max(bound, bounds[0]), bounds[1]) for bound in (low, high))
+            elif several:
+                break
             elif user.target in LEAKY and not fields and not residual and (low, high) == (-math.inf, math.inf):
                 fields["leaky"] = user.name
             elif user.target in FUNCTIONS:
@@ -168,10 +195,9 @@ class _Fuser:
         return fields | {"low": low, "high": high}, last
 
     def residual(self, add, other, shape):
-        source = self.source(other)
-        if self.maps[source] != shape:
-            raise refuse(add, f"of maps {shape} and {self.maps[source]}, flattened differently, is not supported", "add them in one shape")
-        return source.name
+        if self.map_of(other) != shape:
+            raise refuse(add, f"of maps {shape} and {self.map_of(other)}, flattened differently, is not supported", "add them in one shape")
+        return self.source(other).name
 
     def carrier(self, add):
         """The convolution whose requantization takes the sum: of those that only this addition reads, the last."""
@@ -199,13 +225,22 @@ class _Fuser:
         return node
 
     def expect_map(self, node, source):
-        shape = self.maps[self.source(source)]
-        if image_shape(source) != shape:
+        shape = self.map_of(source)
+        if _map_shape(source) != shape:
             raise refuse(node, f"of a map reshaped from {shape} to {image_shape(source)} is not supported", "leave out the reshaping")
+
+    def map_of(self, node):
+        """(C, H, W) of the map that a node's value is, or is another shape of. An activation, copy or sum of flattened maps is one of the maps themselves."""
+        node = self.source(node)
+        if node not in self.maps:
+            alike = node.target in CLIPS | LEAKY | {*FUNCTIONS, ADD, COPY}
+            self.maps[node] = self.map_of(node.args[0]) if alike else _map_shape(node)
+        return self.maps[node]
 
     def name(self, node):
         path, _ = label(node)
-        name = path if path and is_leaf_module(node) else ".".join(filter(None, (path, operation(node))))
+        kind = node.meta.get("op")
+        name = path if path and is_leaf_module(node) and kind in (None, "affine") else ".".join(filter(None, (path, kind or operation(node))))
         unique, count = name, 1
         while unique in self.names:
             count += 1

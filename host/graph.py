@@ -1,12 +1,13 @@
 """Lowers a converted quantize–dequantize graph to a network of integer layers."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 import torchao.quantization.pt2e  # noqa: F401  registers torch.ops.quantized_decomposed
 
-from ..hw.network import Layer, Lookup, Network, Pool, Residual, Tensor
+from ..hw.network import Layer, Lookup, Network, Part, Pool, Residual, Tensor
 from ..hw.parameters import nearest_short
 from ..sim import golden
 from .errors import CelosiaError
@@ -48,12 +49,14 @@ class _Lowering:
         self.nodes, self.layers = {}, []
 
     def result(self):
-        names = {group.name for group in self.groups.groups}
+        names = {item.name for item in (*self.groups.groups, *self.groups.views)}
         for node, shape in self.groups.inputs.items():
             self.tensor(node, node, f"input.{node}" if node in names else node, shape)
         for group in self.groups.groups:
-            tensor = self.tensor(group.last, group.output, group.name, group.shape)
-            self.layers.append(self.layer(group, tensor))
+            self.tensor(group.last, group.output, group.name, group.shape)
+        self.views()
+        for group in self.groups.groups:
+            self.layers += self.average_pool(group) if group.op == "avg_pool" else [self.layer(group)]
         outputs = [self.tensors[node].name for node, _ in self.groups.outputs]
         shapes = {self.tensors[node].name: tuple(shape) for node, shape in self.groups.outputs if tuple(shape) != self.tensors[node].shape}
         network = Network(name=self.name, tensors={t.name: t for t in self.tensors.values()}, layers=self.layers, outputs=list(dict.fromkeys(outputs)),
@@ -66,7 +69,6 @@ class _Lowering:
         scale, zero_point = quantize.args[1:3]
         self.tensors[output] = Tensor(name=name, shape=tuple(shape), scale=float(scale), zero_point=int(zero_point))
         self.nodes[name] = quantize.name if output == quantized else output
-        return self.tensors[output]
 
     def quantize(self, quantized):
         """The node that quantizes what node `quantized` computes."""
@@ -75,8 +77,21 @@ class _Lowering:
             raise CelosiaError(f"{quantized} is never used; remove it from the model's arguments")
         return quantize
 
-    def layer(self, group, y):
-        x, node = self.tensors[group.input], self.by_name[group.node]
+    def views(self):
+        """Describe concatenations and slices, and where the maps lie that are part of one."""
+        views = {view.node: view for view in self.groups.views}
+        for node, (whole, _) in self.groups.parts.items():
+            if node not in views and whole in views:
+                self.tensors[whole] = replace(self.tensors[node], name=views[whole].name, shape=views[whole].shape)
+        for node, view in views.items():
+            whole, _ = self.groups.parts.get(node, (node, 0))
+            self.tensors[node] = replace(self.tensors[whole], name=view.name, shape=view.shape)
+            self.nodes[view.name] = node
+        for node, (whole, first) in self.groups.parts.items():
+            self.tensors[node] = replace(self.tensors[node], within=Part(tensor=self.tensors[whole].name, channel=first))
+
+    def layer(self, group):
+        x, y, node = self.tensors[group.input], self.tensors[group.output], self.by_name[group.node]
         lookup = self._lookup(group, x, y) if group.function else None
         before = lookup.before if lookup else y  # what sums are requantized to
         weight, weight_scale, bias = self._weights(group, node, x, before)
@@ -85,9 +100,9 @@ class _Lowering:
         pool = _pool(self.by_name[group.pool], group.conv_shape, group.shape) if group.pool else None
         if group.op == "max_pool":
             pool = _pool(node, x.shape, y.shape)
-        macs = math.prod(group.conv_shape) * math.prod(weight.shape[1:]) if group.op in ("conv", "linear") else 0
-        low, high = (int(np.clip(round(np.clip(bound / before.scale, -1e6, 1e6)) + before.zero_point, -128, 127)) for bound in (group.low, group.high))
-        return Layer(name=group.name, op=group.op, input=x.name, output=y.name, **arrays, **_geometry(group, node, x),
+        macs = math.prod(group.conv_shape) * math.prod(weight.shape[1:]) if group.kind in ("conv", "linear", "affine") else 0
+        low, high = _clamp(group, before)
+        return Layer(name=group.name, op=group.kind, input=x.name, output=y.name, **arrays, **_geometry(group, node, x),
                      low=low, high=high, lookup=lookup, residual=residual, pool=pool, macs=macs)
 
     def _lookup(self, group, x, y):
@@ -112,6 +127,30 @@ class _Lowering:
             raise CelosiaError(f"layer {group.name}: the slope {slopes.min():.3g} of its leaky ReLU is negative, which no multiplier expresses; clamp the slopes at 0")
         return slopes
 
+    def average_pool(self, group):
+        """A layer for each combination of spans; if there are several, each writes its rows and columns of the output."""
+        x, y = self.tensors[group.input], self.tensors[group.output]
+        lookup = self._lookup(group, x, y) if group.function else None  # of a single span only
+        before = lookup.before if lookup else y
+        low, high = _clamp(group, before)
+        spans = [(rows, columns) for rows in group.windows.rows for columns in group.windows.columns]
+        layers = []
+        for rows, columns in spans:
+            output, name = y, group.name
+            if len(spans) > 1:
+                name = f"{group.name}[{rows.first},{columns.first}]"
+                part = y.within or Part(tensor=y.name)
+                output = replace(y, name=name, shape=(y.shape[0], rows.count, columns.count), within=replace(part, row=rows.first, column=columns.first))
+                self.tensors[name] = output
+            divisor = group.windows.divisor or rows.length * columns.length
+            arrays = _integers(group, *_depthwise(x, before, (rows.length, columns.length), 1 / divisor), x, before, self._slopes(group))
+            # Pads become part of the padding: the windows are those of the padded map.
+            top, left, bottom, right = group.padding
+            padding = (top - rows.start, left - columns.start, rows.end - top - x.shape[1], columns.end - left - x.shape[2])
+            layers.append(Layer(name=name, op="avg_pool", input=x.name, output=output.name, **arrays, stride=(rows.step, columns.step), padding=padding,
+                                groups=x.shape[0], low=low, high=high, lookup=lookup))
+        return layers
+
     def _weights(self, group, node, x, y):
         """Weights (int8), what an LSB of them is worth (per channel), and the real bias (per channel)."""
         if group.op == "conv":
@@ -119,9 +158,6 @@ class _Lowering:
         if group.op == "linear":
             weight, scale, bias = self._parameters(node)
             return weight.reshape(-1, *x.shape), scale, bias
-        if group.op == "avg_pool":
-            kernel, _, _, divisor = group.window
-            return _depthwise(x, y, kernel, 1 / divisor)
         return _depthwise(x, y, (1, 1), 1.0)
 
     def _parameters(self, node):
@@ -151,12 +187,14 @@ def _geometry(group, node, x):
     if group.op == "conv":
         geometry |= {"stride": pair(argument(node, "stride")), "dilation": pair(argument(node, "dilation")), "groups": argument(node, "groups")}
         top, left = pair(argument(node, "padding"))
-    elif group.op == "avg_pool":
-        _, stride, (top, left), _ = group.window
-        geometry |= {"stride": stride, "groups": x.shape[0]}
     else:
         return geometry | {"groups": 1 if group.op == "linear" else x.shape[0]}
     return geometry | {"padding": tuple(a + b for a, b in zip(group.padding, (top, left, top, left)))}
+
+
+def _clamp(group, y):
+    """The codes of the bounds that a group clips its values to."""
+    return (int(np.clip(round(np.clip(bound / y.scale, -1e6, 1e6)) + y.zero_point, -128, 127)) for bound in (group.low, group.high))
 
 
 def _pool(node, before, after):

@@ -7,8 +7,8 @@ import torch
 
 from .errors import UnsupportedError
 
-__all__ = ["ADD", "AVERAGE_POOLS", "CLIPS", "CONV", "FUNCTIONS", "LEAKY", "LINEAR", "MAX_POOL", "PAD", "RESHAPES", "average_window", "check", "image_shape",
-           "is_tensor", "label", "refuse", "tensor_users"]
+__all__ = ["ADD", "AVERAGE_POOLS", "BATCH_NORM", "CAT", "CLIPS", "CONV", "COPY", "FUNCTIONS", "LEAKY", "LINEAR", "MAX_POOL", "PAD", "RESHAPES", "SLICE",
+           "add_parameter", "call", "check", "image_shape", "is_tensor", "label", "refuse", "source_of", "tensor_users", "value_of"]
 
 aten = torch.ops.aten
 
@@ -17,6 +17,11 @@ LINEAR = aten.linear.default
 ADD = aten.add.Tensor
 MAX_POOL = aten.max_pool2d.default
 PAD = aten.pad.default
+BATCH_NORM = aten.batch_norm.default
+CAT = aten.cat.default
+SLICE = aten.slice.Tensor
+#: Of a simplified graph: a map in a place, and with a scale, of its own.
+COPY = aten.clone.default
 CLIPS = {aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default}
 LEAKY = {aten.leaky_relu.default, aten.prelu.default}
 #: Other pointwise functions, and beyond which arguments they are constant to within half of 1/255 of their range (None: nowhere).
@@ -34,9 +39,8 @@ _CONTAINERS = ("Sequential", "ModuleList", "ModuleDict")
 _HOST = "end the model before it and do this step on the host"
 _REMEDIES = {
     "softmax": "drop it, the order of the classes stays the same", "log_softmax": "drop it, the order of the classes stays the same",
-    "cat": "add the branches instead of concatenating them", "conv_transpose2d": "use convolutions at the input's resolution",
-    "upsample_nearest2d": _HOST, "mul": "use an architecture without multiplication of maps", "sub": "normalise images on the host, not in the model",
-    "div": "normalise images on the host, not in the model", "conv1d": "write it as conv2d of height 1", "instance_norm": "use batch norm",
+    "conv_transpose2d": "use convolutions at the input's resolution",
+    "upsample_nearest2d": _HOST, "conv1d": "write it as conv2d of height 1", "instance_norm": "use batch norm",
     "group_norm": "use batch norm", "layer_norm": "use batch norm",
 }
 
@@ -112,25 +116,41 @@ def clip_bounds(node: torch.fx.Node) -> "tuple[float, float]":
     return (-math.inf if low is None else float(low), math.inf if high is None else float(high))
 
 
-def average_window(node: torch.fx.Node) -> "tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]":
-    """Kernel, stride, padding (each height, width) and divisor of an average pooling. Raises :exc:`UnsupportedError`."""
-    name, (height, width) = operation(node), image_shape(node.args[0])[1:]
-    if name == "mean":
-        return (height, width), (1, 1), (0, 0), height * width
-    if name == "adaptive_avg_pool2d":
-        rows, columns = (size if n is None else n for n, size in zip(pair(argument(node, "output_size")), (height, width)))
-        if height % rows or width % columns:
-            raise refuse(node, f"of a {height}×{width} map to {rows}×{columns} has windows of different sizes", "choose an output size that divides the map")
-        kernel = (height // rows, width // columns)
-        return kernel, kernel, (0, 0), kernel[0] * kernel[1]
-    kernel, padding = pair(argument(node, "kernel_size")), pair(argument(node, "padding"))
-    stride = pair(argument(node, "stride") or kernel)
-    if any(padding) and not argument(node, "count_include_pad") and not argument(node, "divisor_override"):
-        raise refuse(node, "with padding and count_include_pad=False is not supported", "use count_include_pad=True or no padding")
-    floor = tuple((size + 2 * p - k) // s + 1 for size, p, k, s in zip((height, width), padding, kernel, stride))
-    if floor != image_shape(node)[1:]:
-        raise refuse(node, f"with ceil_mode cuts windows at the border of a {height}×{width} map", "use ceil_mode=False")
-    return kernel, stride, padding, argument(node, "divisor_override") or kernel[0] * kernel[1]
+def source_of(node: torch.fx.Node) -> torch.fx.Node:
+    """The node whose value a node's is in another shape."""
+    while node.op == "call_function" and node.target in RESHAPES:
+        node = node.args[0]
+    return node
+
+
+def value_of(module: torch.fx.GraphModule, node: torch.fx.Node) -> torch.Tensor:
+    """The parameter, buffer or constant that a `get_attr` node names."""
+    value = module
+    for name in node.target.split("."):
+        value = getattr(value, name)
+    return value.detach()
+
+
+def add_parameter(module: torch.fx.GraphModule, name: str, value: torch.Tensor) -> torch.fx.Node:
+    """A `get_attr` node of a new buffer, at the graph's point of insertion."""
+    unique, count = name, 1
+    while hasattr(module, unique):
+        count += 1
+        unique = f"{name}_{count}"
+    module.register_buffer(unique, value)
+    node = module.graph.get_attr(unique)
+    # Metadata of the tensor, for which a fake one would serve as well.
+    node.meta["val"] = value
+    return node
+
+
+def call(graph: torch.fx.Graph, target: object, arguments: tuple, *, like: torch.fx.Node, shape: "tuple | None" = None) -> torch.fx.Node:
+    """A call at the graph's point of insertion, from the place in the model and, unless `shape` (N, …) is given, of the shape of the node `like`."""
+    node = graph.call_function(target, arguments)
+    node.meta = dict(like.meta)
+    if shape is not None:
+        node.meta["val"] = like.meta["val"].new_empty(shape)
+    return node
 
 
 def check(node: torch.fx.Node) -> None:
@@ -139,10 +159,10 @@ def check(node: torch.fx.Node) -> None:
         if node.op == "call_module" or (node.op == "call_function" and isinstance(node.meta.get("val"), (tuple, list))):
             raise refuse(node)
         return
-    value, source = node.meta["val"], node.args[0]
-    if node.target is aten.batch_norm.default:
+    value, source = node.meta["val"], node.args[0][0] if node.target is CAT else node.args[0]
+    if node.target is BATCH_NORM:
         return  # folded before the groups are made
-    if node.target not in {CONV, LINEAR, ADD, MAX_POOL, PAD, *FUNCTIONS} | CLIPS | LEAKY | AVERAGE_POOLS | RESHAPES:
+    if node.target not in {CONV, LINEAR, ADD, MAX_POOL, PAD, CAT, SLICE, COPY, *FUNCTIONS} | CLIPS | LEAKY | AVERAGE_POOLS | RESHAPES:
         raise refuse(node)
     if value.dtype != torch.float32:
         raise refuse(node, f"in {str(value.dtype).removeprefix('torch.')} is not supported", "use a float32 model")
@@ -151,8 +171,6 @@ def check(node: torch.fx.Node) -> None:
     if str(value.shape[0]) != str(source.meta["val"].shape[0]):
         raise refuse(node, "changes the batch dimension", "keep the images of a batch apart")
     _CHECKS.get(node.target, _check_map if node.target in AVERAGE_POOLS | {PAD} else lambda _: None)(node)
-    if node.target in AVERAGE_POOLS:
-        average_window(node)
 
 
 def _check_map(node):
@@ -184,9 +202,7 @@ def _check_linear(node):
 def _check_add(node):
     other = node.args[1]
     if not is_tensor(other) or image_shape(other) != image_shape(node.args[0]):
-        raise refuse(node, "of maps of different shapes, or of a constant, is not supported", "add two maps of one shape")
-    if argument(node, "alpha") != 1:
-        raise refuse(node, f"with alpha {argument(node, 'alpha')} is not supported", "scale the weights of the branch instead")
+        raise refuse(node, "of maps of different shapes is not supported", "add two maps of one shape")
 
 
 def _check_max_pool(node):

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torchao.quantization.pt2e.observer import ObserverBase, PerChannelMinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
+from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer, SharedQuantizationSpec
 
 from ..hw.network import Network
+from .concatenate import place
 from .errors import CelosiaError
 from .fuse import Groups, fuse
 from .graph import lower
@@ -65,8 +66,12 @@ class EngineQuantizer(Quantizer):
         nodes = {node.name: node for node in model.graph.nodes}
         for name in self.groups.inputs:
             _annotation(nodes[name]).output_qspec = _ACTIVATIONS
+        shared = {}
         for group in self.groups.groups:
-            _annotation(nodes[group.last]).output_qspec = _ACTIVATIONS
+            # Parts of one map have its scale: the first one's, which observes them all.
+            whole, _ = self.groups.parts.get(group.output, (group.output, 0))
+            first = shared.setdefault(whole, nodes[group.last])
+            _annotation(nodes[group.last]).output_qspec = _ACTIVATIONS if first.name == group.last else SharedQuantizationSpec(first)
             if group.function and group.before != group.input:
                 _annotation(nodes[group.before]).output_qspec = _activations(FUNCTIONS[nodes[group.function].target])
             if group.op in ("conv", "linear"):
@@ -122,9 +127,10 @@ def quantize(model: "torch.nn.Module | torch.export.ExportedProgram", calibratio
     progress("export", 0)
     graph = simplify(trace(model, first))
     check_finite(graph)
+    batch = fixed_batch(graph)
+    place(graph, next(_parts(first, batch)))
     quantizer = EngineQuantizer()
     prepared = prepare_pt2e(graph, quantizer)
-    batch = fixed_batch(graph)
     with torch.no_grad():
         for index, inputs in enumerate(_chain(first, batches)):
             if [x.shape[1:] for x in inputs] != [x.shape[1:] for x in first]:

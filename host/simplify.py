@@ -1,9 +1,11 @@
-"""Rewrites an exported graph into few operations: no identities, no in-place forms, explicit padding, batch norms that fold."""
+"""Rewrites an exported graph into few operations: no identities, no in-place forms, explicit padding, no arithmetic with constants."""
 
 import torch
 
+from .affine import fold_constants, rewrite_arithmetic, rewrite_batch_norm
+from .concatenate import rewrite_slices
 from .errors import CelosiaError
-from .operations import CLIPS, CONV, LINEAR, MAX_POOL, PAD, argument, image_shape, is_tensor, pair, refuse, tensor_users
+from .operations import BATCH_NORM, CLIPS, CONV, MAX_POOL, PAD, argument, call, image_shape, is_tensor, pair, refuse, tensor_users
 
 __all__ = ["simplify"]
 
@@ -11,7 +13,8 @@ aten = torch.ops.aten
 
 _IDENTITIES = {aten.dropout, aten.dropout_, aten.feature_dropout, aten.alpha_dropout, aten.contiguous, aten.clone, aten.detach, aten.detach_, aten.alias,
                aten.lift_fresh_copy, aten.requires_grad_, aten.to, aten._to_copy}
-_FUNCTIONAL = {aten.add_.Tensor: aten.add.Tensor, aten.relu_.default: aten.relu.default, aten.relu6_.default: aten.relu6.default,
+_FUNCTIONAL = {aten.add_.Tensor: aten.add.Tensor, aten.sub_.Tensor: aten.sub.Tensor, aten.mul_.Tensor: aten.mul.Tensor, aten.div_.Tensor: aten.div.Tensor,
+               aten.neg_.default: aten.neg.default, aten.relu_.default: aten.relu.default, aten.relu6_.default: aten.relu6.default,
                aten.hardtanh_.default: aten.hardtanh.default, aten.clamp_.default: aten.clamp.default, aten.clamp_min_.default: aten.clamp_min.default,
                aten.clamp_max_.default: aten.clamp_max.default, aten.clip.default: aten.clamp.default, aten.clip_.default: aten.clamp.default,
                aten.constant_pad_nd.default: aten.pad.default, aten.leaky_relu_.default: aten.leaky_relu.default, aten.silu_.default: aten.silu.default,
@@ -22,10 +25,10 @@ _FUNCTIONAL = {aten.add_.Tensor: aten.add.Tensor, aten.relu_.default: aten.relu.
 def simplify(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
     """Rewrite the graph in place and return it: float32 in, the same float32 out.
 
-    Raises :exc:`UnsupportedError` for a batch norm that would use the batch's own statistics.
+    Raises :exc:`UnsupportedError` for a batch norm, arithmetic, concatenation or choice of channels that cannot be expressed.
     """
     graph = module.graph
-    for node in list(graph.nodes):
+    for node in graph.nodes:
         if node.op != "call_function":
             continue
         if _is_identity(node):
@@ -36,8 +39,13 @@ def simplify(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
             _make_functional(node)
         if node.target is aten.conv2d.padding:
             _make_padding_explicit(graph, node)
-        if node.target is aten.batch_norm.default:
-            _make_foldable(module, node)
+    fold_constants(module)
+    for node in graph.nodes:
+        if node.target is BATCH_NORM:
+            rewrite_batch_norm(module, node)
+        elif node.op == "call_function":
+            rewrite_slices(node)
+            rewrite_arithmetic(module, node)
     for node in list(graph.nodes):
         if node.target in CLIPS:
             _move_before_pool(node)
@@ -76,56 +84,14 @@ def _make_padding_explicit(graph, node):
     groups = argument(node, "groups")
     if any(n % 2 for n in total):
         top, left = (n // 2 for n in total)
-        with graph.inserting_before(node):
-            padded = graph.call_function(PAD, (source, [left, total[1] - left, top, total[0] - top], "constant", 0.0))
         batch, channels, height, width = source.meta["val"].shape
-        padded.meta = node.meta | {"val": source.meta["val"].new_empty((batch, channels, height + total[0], width + total[1]))}
+        with graph.inserting_before(node):
+            padded = call(graph, PAD, (source, [left, total[1] - left, top, total[0] - top], "constant", 0.0), like=node,
+                          shape=(batch, channels, height + total[0], width + total[1]))
         source, total = padded, [0, 0]
     node.args = (source, node.args[1], argument(node, "bias"), list(pair(argument(node, "stride"))), [n // 2 for n in total], list(dilation), groups)
     node.kwargs = {}
     node.target = CONV
-
-
-def _make_foldable(module, node):
-    """A batch norm that PT2E cannot fold into the operation before it becomes a depthwise 1×1 convolution."""
-    graph, source = node.graph, node.args[0]
-    if argument(node, "training"):
-        raise refuse(node, "that uses the batch's own statistics is not supported", "train it with track_running_stats=True")
-    if source.op == "call_function" and source.target in (CONV, LINEAR) and len(tensor_users(source)) == 1:
-        weight = source.args[1]
-        if sum(user.target is source.target for user in weight.users) == 1:
-            return
-    if node.meta["val"].dim() != 4:
-        raise refuse(node, "after something other than a linear layer is not supported", "put it after a linear layer")
-    scale, shift = _affine(module, node)
-    with graph.inserting_before(node):
-        weight, bias = (_parameter(module, f"{node.name}_{name}", value) for name, value in (("scale", scale.reshape(-1, 1, 1, 1)), ("shift", shift)))
-        conv = graph.call_function(CONV, (source, weight, bias, [1, 1], [0, 0], [1, 1], len(scale)))
-    conv.meta = dict(node.meta)
-    node.replace_all_uses_with(conv)
-    graph.erase_node(node)
-
-
-def _affine(module, node):
-    weight, bias, mean, variance = (node.args[i] and _value(module, node.args[i]).double() for i in (1, 2, 3, 4))
-    scale = (variance + argument(node, "eps")).rsqrt() * (1.0 if weight is None else weight)
-    shift = (0.0 if bias is None else bias) - mean * scale
-    return scale.float(), shift.float()
-
-
-def _value(module, node):
-    value = module
-    for name in node.target.split("."):
-        value = getattr(value, name)
-    return value.detach()
-
-
-def _parameter(module, name, value):
-    module.register_buffer(name, value)
-    node = module.graph.get_attr(name)
-    # Metadata of the tensor, for which a fake one would serve as well.
-    node.meta["val"] = value
-    return node
 
 
 def _move_before_pool(node):

@@ -38,6 +38,22 @@ class Positions(nn.Module):
         return x + self.embedding
 
 
+class Dense(nn.Module):
+    """A dense block: layers that read all maps before them."""
+
+    def __init__(self, first, growth, layers):
+        super().__init__()
+        self.first = conv(3, first)
+        self.norms = nn.ModuleList(normalized(first + growth * i) for i in range(layers + 1))
+        self.convs = nn.ModuleList(conv(first + growth * i, growth) for i in range(layers))
+
+    def forward(self, x):
+        maps = [self.first(x)]
+        for norm, layer in zip(self.norms, self.convs):
+            maps.append(layer(F.relu(norm(torch.cat(maps, 1)))))
+        return F.relu(self.norms[-1](torch.cat(maps, 1)))
+
+
 def conv(inputs, outputs, kernel=3, **options):
     return nn.Conv2d(inputs, outputs, kernel, **{"padding": 0 if isinstance(kernel, tuple) else kernel // 2} | options)
 
@@ -95,8 +111,8 @@ MODELS = {
     "classifier": (lambda: nn.Sequential(conv(3, 8), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(128, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(),
                                          nn.Linear(16, 10)), ["conv", "linear", "linear"]),
     "view": (lambda: Function(lambda m, x: m.f(m.c(x).contiguous().view(x.size(0), -1)), c=conv(3, 4), f=nn.Linear(1024, 5)), ["conv", "linear"]),
-    "batch_norm_first": (lambda: nn.Sequential(normalized(3), nn.ReLU(), conv(3, 8)), ["conv", "conv"]),
-    "batch_norm_shared": (lambda: Function(lambda m, x: (lambda y: m.n(y) + y)(m.c(x)), c=conv(3, 8), n=normalized(8)), ["conv", "conv"]),
+    "batch_norm_first": (lambda: nn.Sequential(normalized(3), nn.ReLU(), conv(3, 8)), ["affine", "conv"]),
+    "batch_norm_shared": (lambda: Function(lambda m, x: (lambda y: m.n(y) + y)(m.c(x)), c=conv(3, 8), n=normalized(8)), ["conv", "affine"]),
     "shared_weights": (lambda: Function(lambda m, x: m.c(F.relu(m.c(x))), c=conv(3, 3)), ["conv", "conv"]),
     "leaky": (lambda: nn.Sequential(conv(3, 8), nn.LeakyReLU(0.1, inplace=True), conv(8, 8), nn.LeakyReLU(2.0), nn.MaxPool2d(2)), ["conv", "conv"]),
     "leaky_clipped": (lambda: Function(lambda m, x: F.leaky_relu(m.a(x), 0.01).clamp(-0.002, 0.7), a=conv(3, 8)), ["conv"]),
@@ -108,6 +124,50 @@ MODELS = {
     "functions_alone": (lambda: Function(lambda m, x: F.elu(F.silu(x)) + F.gelu(m.a(x)), a=conv(3, 3)), ["activation", "activation", "conv", "add"]),
     "functions_in_a_row": (lambda: nn.Sequential(conv(3, 8), nn.ReLU6(), nn.Tanh(), nn.ReLU(), nn.AvgPool2d(2), nn.Mish(), conv(8, 4), nn.Softplus()),
                            ["conv", "activation", "avg_pool", "conv"]),
+    "normalised_input": (lambda: Function(lambda m, x: m.c((x - torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1)) / torch.tensor([[[0.2]], [[0.3]], [[0.4]]])),
+                                          c=conv(3, 8)), ["affine", "conv"]),
+    "constants_fold": (lambda: Function(lambda m, x: 3 - 2 * m.n(m.c(x)) / 7, c=conv(3, 8), n=normalized(8)), ["conv"]),
+    "constants_in_place": (lambda: Function(lambda m, x: m.f(m.c(x).mul_(0.5).sub_(1).flatten(1)).neg(), c=conv(3, 4), f=nn.Linear(1024, 3)), ["conv", "linear"]),
+    "constants_shared": (lambda: Function(lambda m, x: (lambda y: y * m.n.weight.view(-1, 1, 1) + y)(m.c(x)), c=conv(3, 8), n=normalized(8)), ["conv", "affine"]),
+    "difference": (lambda: Function(lambda m, x: torch.add(m.a(x) - m.b(x), x.mul(0.5), alpha=-3), a=conv(3, 3), b=conv(3, 3)), ["conv", "conv", "affine"]),
+    "computed_weights": (lambda: Function(lambda m, x: F.conv2d(x, m.a.weight / m.a.weight.norm(), padding=1), a=conv(3, 8)), ["conv"]),
+    "concat": (lambda: Function(lambda m, x: m.c(torch.cat([m.a(x), F.relu(m.b(x))], 1)), a=conv(3, 8), b=conv(3, 13), c=conv(21, 5)), ["conv"] * 3),
+    "concat_nested": (lambda: Function(lambda m, x: m.c(torch.cat([torch.concat([m.a(x), m.b(x)], -3), F.relu(m.b(x))], 1)), a=conv(3, 8), b=conv(3, 8), c=conv(24, 5)),
+                      ["conv"] * 4),
+    "concat_pooled": (lambda: Function(lambda m, x: F.relu(F.max_pool2d(torch.cat([F.max_pool2d(m.a(x), 2), F.avg_pool2d(m.b(x), 2)], 1), 2)),
+                                       a=conv(3, 8), b=conv(3, 8)), ["conv", "conv", "avg_pool", "activation", "max_pool"]),
+    "concat_input": (lambda: Function(lambda m, x: torch.cat([m.a(x), x], 1), a=conv(3, 8)), ["copy", "conv"]),
+    "concat_twice": (lambda: Function(lambda m, x: (lambda y: m.c(torch.cat([y, y], 1)))(m.a(x)), a=conv(3, 8), c=conv(16, 8)), ["conv", "copy", "conv"]),
+    "concat_of_two": (lambda: Function(lambda m, x: (lambda a, b: m.c(torch.cat([a, b], 1)) + m.c(torch.cat([b, a], 1)))(m.a(x), m.b(x)),
+                                       a=conv(3, 8), b=conv(3, 8), c=conv(16, 5)), ["conv", "copy"] * 2 + ["conv"] * 2),
+    "concat_unaligned": (lambda: Function(lambda m, x: m.c(torch.cat([m.a(x), x, m.b(x), m.d(x)], 1)), a=conv(3, 5), b=conv(3, 8), d=conv(3, 3), c=conv(19, 8)),
+                         ["conv"] * 3 + ["concat"] * 2 + ["conv"]),
+    "concat_vectors": (lambda: Function(lambda m, x: m.f(torch.hstack([m.a(x).mean((2, 3)), m.b(x).mean((2, 3))])), a=conv(3, 8), b=conv(3, 4), f=nn.Linear(12, 3)),
+                       ["conv", "avg_pool", "conv", "avg_pool", "linear"]),
+    "concat_vectors_unaligned": (lambda: Function(lambda m, x: m.f(torch.cat([m.a(x).mean((2, 3)), m.b(x).mean((2, 3))], 1)), a=conv(3, 5), b=conv(3, 4),
+                                                  f=nn.Linear(9, 3)), ["conv", "avg_pool", "conv", "avg_pool", "concat", "concat", "linear"]),
+    "concat_and_parts": (lambda: Function(lambda m, x: (lambda a, b: (a, torch.cat([a, b], 1), F.relu(b)))(m.a(x), m.b(x)), a=conv(3, 8), b=conv(3, 8)),
+                         ["conv", "conv", "activation"]),
+    "concat_as_summand": (lambda: Function(lambda m, x: m.c(x) + torch.cat([m.a(x), m.b(x)], 1), a=conv(3, 8), b=conv(3, 8), c=conv(3, 16)), ["conv"] * 3),
+    "concat_of_far_scales": (lambda: Function(lambda m, x: (lambda a: m.c(torch.cat([a, 9 * m.b(a)], 1)))(m.a(x)), a=conv(3, 8), b=conv(8, 8), c=conv(16, 4)),
+                             ["conv", "copy", "conv", "conv"]),
+    "dense": (lambda: Dense(16, 8, 3), ["conv"] + ["affine", "conv"] * 3 + ["affine"]),
+    "dense_unaligned": (lambda: Dense(12, 12, 2), ["conv", "affine", "conv", "concat", "concat", "affine", "conv", "affine"]),
+    "chunk": (lambda: Function(lambda m, x: (lambda y: m.b(y[0]) + m.c(y[1]))(m.a(x).chunk(2, 1)), a=conv(3, 16), b=conv(8, 8), c=conv(8, 8)), ["conv"] * 3),
+    "split": (lambda: Function(lambda m, x: (lambda a, b, c: m.b(a) + b + m.c(c))(*m.a(x).split([3, 5, 8], 1)), a=conv(3, 16), b=conv(3, 5), c=conv(8, 5)),
+              ["conv", "slice", "conv", "conv"]),
+    "slice": (lambda: Function(lambda m, x: m.b(m.a(x)[:, 8:][:, 8:20]) + m.c(x.narrow(1, 0, 2)), a=conv(3, 24), b=conv(8, 4), c=conv(2, 4)), ["conv"] * 3),
+    "shuffle": (lambda: Function(lambda m, x: (lambda y: m.c(torch.cat([y[:, :8], m.b(y[:, 8:])], 1)))(m.a(x)), a=conv(3, 16), b=conv(8, 8), c=conv(16, 4)),
+                ["conv", "copy", "conv", "conv"]),
+    "avg_pool_border": (lambda: nn.Sequential(conv(3, 8), nn.AvgPool2d(3, 1, 1, count_include_pad=False), nn.ReLU()), ["conv"] + ["avg_pool"] * 9),
+    "avg_pool_border_joined": (lambda: Function(lambda m, x: torch.cat([m.a(x), F.avg_pool2d(m.b(x), (2, 3), 1, (1, 0), count_include_pad=False)[:, :5]], 1),
+                                                a=conv(3, 8, (2, 3), padding=(1, 0)), b=conv(3, 8)), ["conv"] * 2 + ["avg_pool"] * 3 + ["copy"]),
+    "avg_pool_ceil": (lambda: nn.Sequential(conv(3, 8), nn.AvgPool2d(3, 2, 1, ceil_mode=True)), ["conv"] + ["avg_pool"] * 4),
+    "avg_pool_ceil_divisor": (lambda: nn.Sequential(conv(3, 8), nn.AvgPool2d(3, 3, ceil_mode=True, divisor_override=5)), ["conv"] + ["avg_pool"] * 4),
+    "avg_pool_of_padded": (lambda: nn.Sequential(conv(3, 8), nn.ZeroPad2d((2, 0, 1, 3)), nn.AvgPool2d(3, 2)), ["conv", "avg_pool"]),
+    "adaptive_uneven": (lambda: nn.Sequential(conv(3, 8), nn.AdaptiveAvgPool2d((5, 7))), ["conv"] + ["avg_pool"] * 3),
+    "adaptive_overlapping": (lambda: nn.Sequential(conv(3, 8, stride=2, padding=0), nn.AdaptiveAvgPool2d(3)), ["conv", "avg_pool"]),
+    "adaptive_larger": (lambda: nn.Sequential(conv(3, 4, stride=9), nn.AdaptiveAvgPool2d(3)), ["conv"] + ["avg_pool"] * 9),
     "two_outputs": (lambda: Function(lambda m, x: {"a": m.a(x), "b": m.b(x).flatten(1)}, a=conv(3, 8), b=conv(3, 2)), ["conv", "conv"]),
 }
 
@@ -129,6 +189,43 @@ def test_every_layer_agrees_with_the_reference_and_outputs_with_the_model(name):
         assert tuple(real.shape[1:]) == qmodel.output_shapes.get(output, tensor.shape)
         noise = float(np.square(got - real.numpy()).mean())
         assert 10 * math.log10(float(real.square().mean()) / noise) > 20
+
+
+def places(qmodel):
+    return {tensor.name: (tensor.within.tensor, tensor.within.channel) for tensor in qmodel.tensors.values() if tensor.within}
+
+
+def test_parts_of_a_concatenation_lie_in_it_and_share_its_scale():
+    model = Function(lambda m, x: m.c(torch.cat([m.a(x), F.max_pool2d(9 * m.b(x), 3, 1, 1), x], 1)), a=conv(3, 8), b=conv(3, 16), c=conv(27, 4))
+    qmodel, batch = make(model)
+    assert places(qmodel) == {"layers.a": ("cat", 0), "layers.b": ("cat", 8), "copy": ("cat", 24)}
+    own, _ = make(nn.Sequential(model.layers["b"]))
+    whole, summed = qmodel.tensors["cat"], own.tensors["0"]
+    assert whole.shape == (27, 16, 16) and whole.scale > 5 * summed.scale
+
+
+def test_a_dense_blocks_concatenations_lie_in_its_last():
+    qmodel, _ = make(Dense(16, 8, 3))
+    firsts = {"first": 0, "convs.0": 16, "convs.1": 24, "convs.2": 32, "cat": 0, "cat#2": 0}
+    assert places(qmodel) == {name: ("cat#3", channel) for name, channel in firsts.items()}
+
+
+@pytest.mark.parametrize("factor, copies", [(1.0, 0), (1.5, 1)])
+def test_a_part_that_loses_a_decibel_where_it_is_read_alone_is_copied(factor, copies):
+    """The other part has the same range as this one, but for `factor`."""
+    same = torch.eye(8).view(8, 8, 1, 1)
+    qmodel, _ = make(Function(lambda m, x: (lambda y: m.c(torch.cat([y, factor * F.conv2d(y, same)], 1)))(m.a(x)), a=conv(3, 8), c=conv(16, 4)))
+    assert [layer.op for layer in qmodel.layers].count("copy") == copies
+
+
+def test_the_parts_of_an_average_pooling_cover_it_once():
+    qmodel, _ = make(nn.Sequential(nn.AvgPool2d(3, 2, 1, count_include_pad=False)), (8, 16, 10))
+    layers = {layer.output: (layer.padding, layer.weight.shape[2:], layer.stride) for layer in qmodel.layers}
+    assert layers["0[0,0]"][:2] == ((0, 0, -14, -8), (2, 2)) and layers["0[1,1]"] == ((-1, -1, 0, 0), (3, 3), (2, 2))
+    covered = np.zeros((8, 5))
+    for part in (tensor for tensor in qmodel.tensors.values() if tensor.within):
+        covered[qmodel.region(part.name)[1:]] += 1
+    assert (covered == 1).all()
 
 
 def test_macs_and_names():
@@ -225,7 +322,6 @@ REFUSED = {
     "Softshrink": (nn.Softshrink(), r"0 \(Softshrink\).*: softshrink is not supported; end the model before it"),
     "sine": (Function(lambda m, x: torch.sin(x)), r"^0 \(Function\), .*test_quantize.py:\d+: sin is not supported; end the model"),
     "negative_slope": (nn.LeakyReLU(-0.1), "leaky_relu of slope -0.1 is not supported; use a slope of at least 0"),
-    "cat": (Function(lambda m, x: torch.cat([x, x], 1)), "cat is not supported; add the branches"),
     "transposed": (nn.ConvTranspose2d(3, 4, 2), "conv_transpose2d is not supported"),
     "interpolate": (Function(lambda m, x: F.interpolate(x, scale_factor=2)), "upsample_nearest2d is not supported"),
     "conv3d": (Function(lambda m, x: m.c(x.unsqueeze(2)), c=nn.Conv3d(3, 4, 1)), r"layers.c \(Conv3d\).*conv3d is not supported"),
@@ -233,18 +329,25 @@ REFUSED = {
     "pad_value": (Function(lambda m, x: F.pad(x, (1, 1), value=2.0)), r"pad with mode 'constant' and value 2.0 is not supported; pad with zeros"),
     "pad_mode": (nn.ReflectionPad2d(1), "pad with mode 'reflect'"),
     "crop": (Function(lambda m, x: F.pad(x, (-1, 0))), r"pad by \(-1, 0\) is not supported"),
-    "count_include_pad": (nn.AvgPool2d(3, 1, 1, count_include_pad=False), "count_include_pad=False is not supported; use count_include_pad=True"),
-    "ceil_mode": (nn.AvgPool2d(3, 2, ceil_mode=True), "avg_pool2d with ceil_mode cuts windows at the border of a 8×8 map; use ceil_mode=False"),
-    "adaptive": (nn.AdaptiveAvgPool2d(3), "8×8 map to 3×3 has windows of different sizes"),
+    "cat": (Function(lambda m, x: torch.cat([x, x], 2)), r"cat along dimension 2 is not supported; concatenate along the channels \(1\)"),
+    "cat_of_images": (Function(lambda m, x: torch.cat([x, x])), "cat along dimension 0 is not supported"),
+    "cat_of_reshaped": (Function(lambda m, x: F.relu(torch.cat([x.flatten(1), x.flatten(1)], 1))), r"cat of a map reshaped from \(3, 8, 8\) to \(192,\)"),
+    "cat_of_constant": (Function(lambda m, x: torch.cat([x, torch.zeros(2, 1, 8, 8)], 1)), "its code fixes the batch to 2"),
+    "crop_by_slice": (Function(lambda m, x: F.relu(x[:, :, 1:])), "slice along dimension 2 with step 1 is not supported; take channels next to each other"),
+    "step": (Function(lambda m, x: F.relu(x[:, ::2])), "slice along dimension 1 with step 2"),
+    "stack": (Function(lambda m, x: torch.stack([x, x], 1).flatten(1, 2)), "stack is not supported"),
+    "adaptive_of_many_kinds": (nn.AdaptiveAvgPool2d(19), "of a 8×8 map to 19×19 has windows of 361 kinds; choose an output size that divides the map"),
     "mean": (Function(lambda m, x: x.mean(1)), r"mean over dimensions \[1\] is not supported"),
     "dilated_pool": (nn.MaxPool2d(2, dilation=2), r"max_pool2d with dilation \(2, 2\)"),
     "indices": (nn.MaxPool2d(2, return_indices=True), "max_pool2d_with_indices is not supported"),
-    "add_constant": (Function(lambda m, x: x + 1), "add of maps of different shapes, or of a constant"),
-    "add_constant_to_conv": (nn.Sequential(nn.Conv2d(3, 4, 3), Function(lambda m, x: x + 1)), "add of maps of different shapes, or of a constant"),
-    "add_parameter": (nn.Sequential(nn.Conv2d(3, 4, 3), Positions()), "add of maps of different shapes, or of a constant"),
+    "add_parameter": (nn.Sequential(nn.Conv2d(3, 4, 3), Positions()),
+                      r"add with a constant of shape \(4, 6, 6\) on a map of \(4, 6, 6\) is not supported; use one value for each channel"),
+    "constant_after_pooling": (Function(lambda m, x: x.mean((2, 3)) + 1), "add after something other than a linear layer is not supported"),
+    "divide": (Function(lambda m, x: 1 - 3 / x), "reciprocal is not supported"),
+    "divide_by_map": (Function(lambda m, x: m.p.weight.view(1, 3, 1, 1) / x, p=nn.BatchNorm2d(3)), "div by a map is not supported"),
+    "floor": (Function(lambda m, x: torch.div(x, 2, rounding_mode="floor")), "div is not supported"),
     "nothing": (nn.Flatten(), "the model computes nothing"),
     "add_broadcast": (Function(lambda m, x: x + x.mean((2, 3), keepdim=True)), "add of maps of different shapes"),
-    "alpha": (Function(lambda m, x: torch.add(x, F.relu(x), alpha=2)), "add with alpha 2"),
     "linear_on_map": (nn.Linear(8, 4), "linear of a tensor of 4 dimensions is not supported; flatten the map"),
     "reshape": (Function(lambda m, x: F.relu(x.reshape(x.shape[0], 8, 3, 8))), r"reshape from \(3, 8, 8\) to \(8, 3, 8\)"),
     "batch_reshape": (Function(lambda m, x: F.relu(x.reshape(-1, 8, 8))), "changes the batch dimension"),
@@ -255,7 +358,7 @@ REFUSED = {
     "dropout": (Function(lambda m, x: F.dropout(x, 0.5)), "dropout is active in evaluation"),
     "output_twice": (Function(lambda m, x: (lambda y: (y, y.flatten(1)))(F.relu(x))), "output holds one map twice"),
     "output_constant": (Function(lambda m, x: (F.relu(x), 3)), "output holds something other than feature maps"),
-    "multiply": (Function(lambda m, x: x * F.relu(x)), "mul is not supported"),
+    "multiply": (Function(lambda m, x: x * F.relu(x)), "mul of two maps is not supported; use an architecture that adds them"),
 }
 
 
