@@ -5,7 +5,7 @@ So are normalisation of the input, scaled branches, and every batch norm that PT
 
 import torch
 
-from .operations import ADD, BATCH_NORM, CONV, LINEAR, add_parameter, argument, call, image_shape, is_tensor, operation, refuse, tensor_users, value_of
+from .operations import ADD, BATCH_NORM, CONV, CONV_TRANSPOSE, LINEAR, add_parameter, argument, call, image_shape, is_tensor, operation, refuse, tensor_users, value_of
 
 __all__ = ["fold_constants", "rewrite_arithmetic", "rewrite_batch_norm"]
 
@@ -95,7 +95,7 @@ def rewrite_batch_norm(module: torch.fx.GraphModule, node: torch.fx.Node) -> Non
 def _apply(module, node, source, scale, shift):
     """Replace a node by scale · source + shift, numbers or tensors that broadcast against the source's channels."""
     scale, shift = (_per_channel(node, value) for value in (scale, shift))
-    if source.op == "call_function" and source.target in (BATCH_NORM, CONV, LINEAR) and len(tensor_users(source)) == 1 and _has_parameters(source):
+    if source.op == "call_function" and source.target in (BATCH_NORM, CONV, CONV_TRANSPOSE, LINEAR) and len(tensor_users(source)) == 1 and _has_parameters(source):
         _scale(module, source, scale, shift)
         result = source
     else:
@@ -119,7 +119,12 @@ def _scale(module, source, scale, shift):
     weight = torch.ones(len(scale)) if weight is None else value_of(module, weight)
     bias = torch.zeros(len(scale)) if bias is None else value_of(module, bias)
     with source.graph.inserting_before(source):
-        scaled = add_parameter(module, f"{source.name}_scaled", weight * scale.reshape(-1, *[1] * (weight.dim() - 1)))
+        if source.target is CONV_TRANSPOSE:  # its weights are (input channels, output channels / groups, …)
+            groups = argument(source, "groups")
+            factors = scale.reshape(groups, 1, -1).expand(groups, len(weight) // groups, -1).reshape(*weight.shape[:2], 1, 1)
+        else:
+            factors = scale.reshape(-1, *[1] * (weight.dim() - 1))
+        scaled = add_parameter(module, f"{source.name}_scaled", weight * factors)
         shifted = add_parameter(module, f"{source.name}_shifted", bias * scale + shift)
     source.args = (source.args[0], scaled, shifted, *rest)
 

@@ -13,6 +13,7 @@ from .operations import (
     CAT,
     CLIPS,
     CONV,
+    CONV_TRANSPOSE,
     COPY,
     FUNCTIONS,
     LEAKY,
@@ -21,6 +22,7 @@ from .operations import (
     PAD,
     RESHAPES,
     SLICE,
+    UPSAMPLES,
     check,
     clip_bounds,
     image_shape,
@@ -41,7 +43,7 @@ class Group:
     """One layer to be. Nodes are given by name, since preparing and converting the graph makes new node objects."""
 
     name: str
-    #: conv, linear, max_pool, avg_pool, add, activation, copy or pad.
+    #: conv, conv_transpose, linear, max_pool, avg_pool, upsample, add, activation, copy or pad.
     op: str
     #: What it is to the model's author; another than `op` for convolutions that stand for something else.
     kind: str
@@ -100,7 +102,8 @@ def fuse(graph: torch.fx.Graph) -> Groups:
     return _Fuser(graph).result
 
 
-_OPS = {CONV: "conv", LINEAR: "linear", MAX_POOL: "max_pool", ADD: "add", PAD: "pad", COPY: "copy"} | dict.fromkeys(AVERAGE_POOLS, "avg_pool")
+_OPS = {CONV: "conv", CONV_TRANSPOSE: "conv_transpose", LINEAR: "linear", MAX_POOL: "max_pool", ADD: "add", PAD: "pad", COPY: "copy"}
+_OPS |= dict.fromkeys(AVERAGE_POOLS, "avg_pool") | dict.fromkeys(UPSAMPLES, "upsample")
 
 
 class _Fuser:
@@ -146,7 +149,7 @@ class _Fuser:
             padding, source = _padding(source), source.args[0]
         if op == "pad":
             padding = _padding(node)
-        if op in ("conv", "max_pool", "avg_pool", "pad"):
+        if op in ("conv", "conv_transpose", "max_pool", "avg_pool", "upsample", "pad"):
             self.expect_map(node, source)
         values = {"name": self.name(node), "op": op, "kind": node.meta.get("op", op), "node": node.name, "input": self.source(source).name, "padding": padding}
         last = node
@@ -161,7 +164,7 @@ class _Fuser:
             self.claimed.add(add)
             last = add
         if op != "max_pool":
-            several = op == "avg_pool" and len(values["windows"].rows) * len(values["windows"].columns) > 1
+            several = op in ("conv_transpose", "upsample") or (op == "avg_pool" and len(values["windows"].rows) * len(values["windows"].columns) > 1)
             activation, last = self.activation(node if op == "activation" else None, last, "residual" in values, several)
             values |= activation
         output = last
@@ -173,7 +176,7 @@ class _Fuser:
     def activation(self, first, last, residual, several):
         """What follows `last` of leaky ReLU, clips and function, in the order in which a layer does them, as fields of the group; and its last node.
 
-        first: the operation that begins the group, if it is itself an activation. several: the group becomes several layers, for which only clips are simple.
+        first: the operation that begins the group, if it is itself an activation. several: the group may become several layers, which no function follows.
         """
         fields, (low, high) = {}, (-math.inf, math.inf)
         user = first or self.sole_user(last)
@@ -181,11 +184,9 @@ class _Fuser:
             if user.target in CLIPS:
                 bounds = clip_bounds(user)
                 low, high = (min(max(bound, bounds[0]), bounds[1]) for bound in (low, high))
-            elif several:
-                break
             elif user.target in LEAKY and not fields and not residual and (low, high) == (-math.inf, math.inf):
                 fields["leaky"] = user.name
-            elif user.target in FUNCTIONS:
+            elif user.target in FUNCTIONS and not several:
                 fields |= {"function": user.name, "before": self.source(user.args[0]).name}
             else:
                 break

@@ -183,7 +183,7 @@ def _check_limits(geometry, row_stride):
               ("dilation", max(geometry.dilation), 31), ("padding", max(geometry.padding), 2047), ("map height", size[0], 2047), ("map width", size[1], 2047),
               ("last window's row", last[0], 2047), ("last window's column", last[1], 2047), ("output height", conv[0], 1023), ("output width", conv[1], 2047)]
     limits += [(f"{what} area", height * width, (1 << 20) - 1) for what, (height, width) in (("map", size), ("output", conv), ("stored map", out))]
-    limits += [("phases of columns", layer.column_phases, 8), ("stored width", out[1], 2047), ("distance of stored rows", row_stride, (1 << 14) - 1)]
+    limits += [("stored width", out[1], 2047), ("distance of stored rows", row_stride, (1 << 14) - 1)]
     if layer.pool:
         limits += [("pooling kernel", max(layer.pool.kernel), 15), ("pooling stride", max(layer.pool.stride), 15)]
     for name, value, most in limits:

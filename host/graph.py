@@ -13,6 +13,7 @@ from ..sim import golden
 from .errors import CelosiaError
 from .fuse import Group, Groups
 from .operations import argument, pair
+from .phases import aligned, phases, taken
 
 __all__ = ["lower", "requantization"]
 
@@ -56,7 +57,7 @@ class _Lowering:
             self.tensor(group.last, group.output, group.name, group.shape)
         self.views()
         for group in self.groups.groups:
-            self.layers += self.average_pool(group) if group.op == "avg_pool" else [self.layer(group)]
+            self.layers += {"avg_pool": self.average_pool, "conv_transpose": self.transposed, "upsample": self.transposed}.get(group.op, self.layer)(group)
         outputs = [self.tensors[node].name for node, _ in self.groups.outputs]
         shapes = {self.tensors[node].name: tuple(shape) for node, shape in self.groups.outputs if tuple(shape) != self.tensors[node].shape}
         network = Network(name=self.name, tensors={t.name: t for t in self.tensors.values()}, layers=self.layers, outputs=list(dict.fromkeys(outputs)),
@@ -102,8 +103,8 @@ class _Lowering:
             pool = _pool(node, x.shape, y.shape)
         macs = math.prod(group.conv_shape) * math.prod(weight.shape[1:]) if group.kind in ("conv", "linear", "affine") else 0
         low, high = _clamp(group, before)
-        return Layer(name=group.name, op=group.kind, input=x.name, output=y.name, **arrays, **_geometry(group, node, x),
-                     low=low, high=high, lookup=lookup, residual=residual, pool=pool, macs=macs)
+        return [Layer(name=group.name, op=group.kind, input=x.name, output=y.name, **arrays, **_geometry(group, node, x),
+                      low=low, high=high, lookup=lookup, residual=residual, pool=pool, macs=macs)]
 
     def _lookup(self, group, x, y):
         """The function's table: the reference graph's own quantization of its values at all 256 codes."""
@@ -149,6 +150,42 @@ class _Lowering:
             padding = (top - rows.start, left - columns.start, rows.end - top - x.shape[1], columns.end - left - x.shape[2])
             layers.append(Layer(name=name, op="avg_pool", input=x.name, output=output.name, **arrays, stride=(rows.step, columns.step), padding=padding,
                                 groups=x.shape[0], low=low, high=high, lookup=lookup))
+        return layers
+
+    def transposed(self, group):
+        """A layer for each phase of the rows, which interleaves the phases of the columns. Enlarging is a transposed convolution by ones."""
+        x, y, node = self.tensors[group.input], self.tensors[group.output], self.by_name[group.node]
+        if group.op == "upsample":
+            stride = kernel = tuple(large // small for large, small in zip(group.conv_shape[1:], x.shape[1:]))
+            padding, dilation, groups = (0, 0), (1, 1), x.shape[0]
+            weight, scale, bias = _depthwise(x, y, kernel, 1.0)
+        else:
+            stride, padding, dilation = (pair(argument(node, name)) for name in ("stride", "padding", "dilation"))
+            groups = argument(node, "groups")
+            weight, scale, bias = self._parameters(node)
+            kernel = weight.shape[2:]
+            # (groups · inputs, outputs, …) → (groups · outputs, inputs, …)
+            weight = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(y.shape[0], -1, *kernel)
+            scale = np.tile(scale, groups)
+        rows, columns = (phases(*values) for values in zip(stride, kernel, padding, dilation, group.conv_shape[1:]))
+        columns, slopes, (low, high) = aligned(columns), self._slopes(group), _clamp(group, y)
+        count = len(columns)
+        left, right = columns[0].padding(x.shape[2], columns[0].count)
+        layers = []
+        for row in [row for row in rows if row.count]:
+            name, output = group.name, y
+            if len(rows) > 1:
+                name = f"{group.name}[{row.first}]"
+                part = y.within or Part(tensor=y.name)
+                output = replace(y, name=name, shape=(y.shape[0], row.count, y.shape[2]), within=replace(part, row=part.row + row.first, row_step=len(rows)))
+                self.tensors[name] = output
+            arrays = _integers(group, np.concatenate([taken(weight, row, column) for column in columns]), np.tile(scale, count), np.tile(bias, count), x, y,
+                               None if slopes is None else np.tile(slopes, count))
+            top, bottom = row.padding(x.shape[1], row.count)
+            taps = sum(tap is not None for tap in row.taps)
+            layers.append(Layer(name=name, op=group.kind, input=x.name, output=output.name, **arrays, padding=(top, left, bottom, right), groups=groups,
+                                column_phases=count, cropped=columns[0].count * count - y.shape[2], low=low, high=high,
+                                macs=taps * kernel[1] * weight.shape[0] * weight.shape[1] * x.shape[1] * x.shape[2] if group.op == "conv_transpose" else 0))
         return layers
 
     def _weights(self, group, node, x, y):

@@ -5,14 +5,16 @@ import re
 
 import torch
 
+from ..hw.network import MOST_PHASES
 from .errors import UnsupportedError
 
-__all__ = ["ADD", "AVERAGE_POOLS", "BATCH_NORM", "CAT", "CLIPS", "CONV", "COPY", "FUNCTIONS", "LEAKY", "LINEAR", "MAX_POOL", "PAD", "RESHAPES", "SLICE",
-           "add_parameter", "call", "check", "image_shape", "is_tensor", "label", "refuse", "source_of", "tensor_users", "value_of"]
+__all__ = ["ADD", "AVERAGE_POOLS", "BATCH_NORM", "CAT", "CLIPS", "CONV", "CONV_TRANSPOSE", "COPY", "FUNCTIONS", "LEAKY", "LINEAR", "MAX_POOL", "PAD", "RESHAPES",
+           "SLICE", "UPSAMPLES", "add_parameter", "call", "check", "image_shape", "is_tensor", "label", "refuse", "source_of", "tensor_users", "value_of"]
 
 aten = torch.ops.aten
 
 CONV = aten.conv2d.default
+CONV_TRANSPOSE = aten.conv_transpose2d.input
 LINEAR = aten.linear.default
 ADD = aten.add.Tensor
 MAX_POOL = aten.max_pool2d.default
@@ -31,6 +33,8 @@ FUNCTIONS = {
     aten.softplus.default: (None, None),
 }
 AVERAGE_POOLS = {aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten.mean.dim}
+#: Each pixel several times, by whole numbers.
+UPSAMPLES = {aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default, aten._upsample_nearest_exact2d.vec, aten._upsample_nearest_exact2d.default}
 RESHAPES = {aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default,
             aten.unsqueeze.default, aten.unflatten.int}
 #: torch.nn classes that hold no operation of their own.
@@ -39,8 +43,7 @@ _CONTAINERS = ("Sequential", "ModuleList", "ModuleDict")
 _HOST = "end the model before it and do this step on the host"
 _REMEDIES = {
     "softmax": "drop it, the order of the classes stays the same", "log_softmax": "drop it, the order of the classes stays the same",
-    "conv_transpose2d": "use convolutions at the input's resolution",
-    "upsample_nearest2d": _HOST, "conv1d": "write it as conv2d of height 1", "instance_norm": "use batch norm",
+    "conv1d": "write it as conv2d of height 1", "instance_norm": "use batch norm",
     "group_norm": "use batch norm", "layer_norm": "use batch norm",
 }
 
@@ -162,7 +165,7 @@ def check(node: torch.fx.Node) -> None:
     value, source = node.meta["val"], node.args[0][0] if node.target is CAT else node.args[0]
     if node.target is BATCH_NORM:
         return  # folded before the groups are made
-    if node.target not in {CONV, LINEAR, ADD, MAX_POOL, PAD, CAT, SLICE, COPY, *FUNCTIONS} | CLIPS | LEAKY | AVERAGE_POOLS | RESHAPES:
+    if node.target not in {CONV, CONV_TRANSPOSE, LINEAR, ADD, MAX_POOL, PAD, CAT, SLICE, COPY, *FUNCTIONS} | CLIPS | LEAKY | AVERAGE_POOLS | UPSAMPLES | RESHAPES:
         raise refuse(node)
     if value.dtype != torch.float32:
         raise refuse(node, f"in {str(value.dtype).removeprefix('torch.')} is not supported", "use a float32 model")
@@ -190,6 +193,24 @@ def _check_conv(node):
     _check_map(node)
     if node.args[1].op != "get_attr":
         raise refuse(node, "with computed weights is not supported", "make the weights parameters")
+
+
+def _check_transposed(node):
+    _check_conv(node)
+    _check_phases(node, pair(argument(node, "stride"))[1])
+
+
+def _check_upsample(node):
+    _check_map(node)
+    sizes = list(zip(image_shape(node)[1:], image_shape(node.args[0])[1:]))
+    if any(large % small for large, small in sizes):
+        raise refuse(node, f"from {sizes[0][1]}×{sizes[1][1]} to {sizes[0][0]}×{sizes[1][0]} is not supported", "enlarge by whole numbers")
+    _check_phases(node, sizes[1][0] // sizes[1][1])
+
+
+def _check_phases(node, columns):
+    if columns > MOST_PHASES:
+        raise refuse(node, f"by {columns} along rows exceeds the engine's {MOST_PHASES}", "do it in several steps")
 
 
 def _check_linear(node):
@@ -224,5 +245,5 @@ def _check_leaky(node):
         raise refuse(node, "with computed slopes is not supported", "make the slopes parameters")
 
 
-_CHECKS = {CONV: _check_conv, LINEAR: _check_linear, ADD: _check_add, MAX_POOL: _check_max_pool}
-_CHECKS |= dict.fromkeys(CLIPS, _check_clip) | dict.fromkeys(LEAKY, _check_leaky)
+_CHECKS = {CONV: _check_conv, CONV_TRANSPOSE: _check_transposed, LINEAR: _check_linear, ADD: _check_add, MAX_POOL: _check_max_pool}
+_CHECKS |= dict.fromkeys(CLIPS, _check_clip) | dict.fromkeys(LEAKY, _check_leaky) | dict.fromkeys(UPSAMPLES, _check_upsample)

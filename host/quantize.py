@@ -74,9 +74,9 @@ class EngineQuantizer(Quantizer):
             _annotation(nodes[group.last]).output_qspec = _ACTIVATIONS if first.name == group.last else SharedQuantizationSpec(first)
             if group.function and group.before != group.input:
                 _annotation(nodes[group.before]).output_qspec = _activations(FUNCTIONS[nodes[group.function].target])
-            if group.op in ("conv", "linear"):
+            if group.op in _WEIGHTS:
                 node = nodes[group.node]
-                _annotation(node).input_qspec_map[node.args[1]] = _WEIGHTS
+                _annotation(node).input_qspec_map[node.args[1]] = _WEIGHTS[group.op]
         return model
 
     def validate(self, model: torch.fx.GraphModule) -> None:
@@ -88,7 +88,11 @@ def _activations(bounds=(None, None)):
 
 
 _ACTIVATIONS = _activations()
-_WEIGHTS = QuantizationSpec(torch.int8, PerChannelMinMaxObserver, quant_min=-127, quant_max=127, qscheme=torch.per_channel_symmetric, ch_axis=0)
+#: By operation; the axis is that of the output channels.
+_WEIGHTS = {
+    op: QuantizationSpec(torch.int8, PerChannelMinMaxObserver, quant_min=-127, quant_max=127, qscheme=torch.per_channel_symmetric, ch_axis=axis)
+    for op, axis in (("conv", 0), ("linear", 0), ("conv_transpose", 1))
+}
 
 
 def _annotation(node):

@@ -19,9 +19,11 @@ from .atomic import write_atomically
 from .config import PLANE
 from .parameters import nearest_short
 
-__all__ = ["Layer", "Lookup", "Network", "NetworkError", "Part", "Pool", "Residual", "Tensor"]
+__all__ = ["MOST_PHASES", "Layer", "Lookup", "Network", "NetworkError", "Part", "Pool", "Residual", "Tensor"]
 
 FORMAT = 2
+#: Phases of columns that a layer interleaves.
+MOST_PHASES = 8
 
 
 class NetworkError(ValueError):
@@ -101,7 +103,7 @@ class Layer:
     """
 
     name: str
-    #: What the layer is to its author: conv, linear, affine, max_pool, avg_pool, add, activation, pad, concat, copy, slice.
+    #: What the layer is to its author: conv, conv_transpose, linear, affine, max_pool, avg_pool, upsample, add, activation, pad, concat, copy, slice.
     op: str
     input: str
     output: str
@@ -270,7 +272,7 @@ class Network:
             check(min(layer.pool.stride) >= 1 and 0 <= min(top, left, bottom, right) and max(top, bottom) < height and max(left, right) < width,
                   "pooling strides must be at least 1, its padding less than its kernel")
         channels, inputs = layer.weight.shape[:2]
-        check(1 <= layer.column_phases <= 8 and channels % layer.column_phases == 0 and 0 <= layer.cropped < layer.column_phases,
+        check(1 <= layer.column_phases <= MOST_PHASES and channels % layer.column_phases == 0 and 0 <= layer.cropped < layer.column_phases,
               f"{channels} channels, {layer.column_phases} phases of columns and {layer.cropped} cropped do not go together")
         check(layer.column_phases == 1 or not (layer.pool or layer.residual), "phases of columns exclude pooling and residual")
         outputs = channels // layer.column_phases

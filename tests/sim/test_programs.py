@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from networks import random_codes, random_network, random_parts
+from networks import random_codes, random_network, random_parts, random_phases
 
 from celosia.host.compile import compile
 from celosia.hw.config import get_config
@@ -33,8 +33,9 @@ def test_random_networks(memory):
     check("tiny", memory, range(8), 14, most_layers=3)
 
 
-def test_parts_and_wholes():
-    check("tiny", "sdram-pauses", range(6), 10, random_parts)
+@pytest.mark.parametrize("make", [random_parts, random_phases])
+def test_parts_and_wholes(make):
+    check("tiny", "sdram-pauses", range(6), 10, make)
 
 
 def test_nothing_relies_on_power_up():
@@ -56,3 +57,4 @@ def test_nothing_relies_on_power_up():
 def test_random_networks_on_boards(config):
     check(config, "sdram-pauses", range(12), 30, most_layers=3)
     check(config, "sdram-pauses", range(12), 30, random_parts)
+    check(config, "sdram-pauses", range(12), 30, random_phases)
