@@ -8,7 +8,7 @@ import numpy as np
 from ..hw.config import AcceleratorConfig
 from ..hw.isa import EDGES, Base, Opcode, Unit, decode, unit_of
 from ..hw.program import Program
-from .dataflow import Network
+from .dataflow import Simulation
 from .device import DeviceError, RunResult
 from .dispatch_timing import DispatchTiming
 from .dma_timing import ReadTiming, WriteTiming
@@ -51,14 +51,14 @@ class _Run:
 
     def __init__(self, program):
         instructions, bases, max_burst = _instructions(program), program.bases(), program.config.max_burst
-        network, memory = Network(), MemoryTiming()
-        network.arbiter(memory)
-        read, write = ReadTiming(network, memory, max_burst), WriteTiming(network, memory, max_burst)
-        dispatch = DispatchTiming(network, read, instructions, (bases[Base.WEIGHTS] + program.code_offset) // 8, _START)
-        maps, weights = (LoadTiming(network, dispatch, unit, read, bases) for unit in (Unit.MAP, Unit.WEIGHT))  # as `ReadDma` prefers them
-        compute, drain = ComputeTiming(network, dispatch, program.config), DrainTiming(network, dispatch, program.config)
-        store = StoreTiming(network, dispatch, write, bases)
-        network.run()
+        simulation, memory = Simulation(), MemoryTiming()
+        simulation.arbiter(memory)
+        read, write = ReadTiming(simulation, memory, max_burst), WriteTiming(simulation, memory, max_burst)
+        dispatch = DispatchTiming(simulation, read, instructions, (bases[Base.WEIGHTS] + program.code_offset) // 8, _START)
+        maps, weights = (LoadTiming(simulation, dispatch, unit, read, bases) for unit in (Unit.MAP, Unit.WEIGHT))  # as `ReadDma` prefers them
+        compute, drain = ComputeTiming(simulation, dispatch, program.config), DrainTiming(simulation, dispatch, program.config)
+        store = StoreTiming(simulation, dispatch, write, bases)
+        simulation.run()
         if stuck := [unit.name for unit in Unit if dispatch.waiting[unit]]:
             raise DeviceError(f"program {program.network.name} does not come to its end: {' and '.join(stuck)} wait for tokens that nobody leaves; compile it again")
 

@@ -1,4 +1,4 @@
-"""Time as a network of processes: what the device `cycle` is made of.
+"""Processes that know when, for simulating time alone: what the device `cycle` is made of.
 
 The blocks of the gateware talk through queues, and ready and valid of a queue depend on registers alone. So what a block does when follows from the cycles in which
 elements and room of its queues could first be seen, in whatever order blocks are looked at (Kahn, "The semantics of a simple language for parallel programming",
@@ -9,7 +9,7 @@ no process can go on. For them no process may wait for what happens later before
 from collections import deque
 from collections.abc import Generator
 
-__all__ = ["NEVER", "Network", "Queue"]
+__all__ = ["NEVER", "Queue", "Simulation"]
 
 #: Later than every cycle.
 NEVER = 1 << 62
@@ -67,7 +67,7 @@ class Queue:
         return cycle, value
 
 
-class Network:
+class Simulation:
     """Processes, the queues between them, and arbiters: objects whose `next()` is the cycle in which they will act (NEVER if nothing is known to do) and whose
     `act(cycle)` does so."""
 

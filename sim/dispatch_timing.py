@@ -8,7 +8,7 @@ from ..hw import isa
 from ..hw.dispatch import FETCH_INSTRUCTIONS, FETCH_RUNS, QUEUE_INSTRUCTIONS
 from ..hw.interfaces import BEAT_BITS
 from ..hw.isa import EDGES, Opcode, Unit
-from .dataflow import Network, Queue
+from .dataflow import Queue, Simulation
 from .dma_timing import ReadTiming
 from .memory_timing import BEAT_CYCLES
 
@@ -39,22 +39,22 @@ class DispatchTiming:
     Units are offered their instructions (:meth:`offer`), take them (:meth:`take`) and leave tokens (:meth:`post`).
     """
 
-    def __init__(self, network: Network, read: ReadTiming, instructions: "list[tuple[Opcode, dict]]", beat: int, start: int):
+    def __init__(self, simulation: Simulation, read: ReadTiming, instructions: "list[tuple[Opcode, dict]]", beat: int, start: int):
         #: From which cycle on nothing further will come; None before END.
         self.ending = None
         #: Instructions handed out that no unit has taken yet, by unit.
         self.waiting = dict.fromkeys(Unit, 0)
         self._instructions = instructions
-        self._fetched, self._room = network.queue(), network.queue()
-        self._queues = {unit: network.queue(QUEUE_INSTRUCTIONS) for unit in Unit}
-        self._tokens = {edge: network.queue() for edge in EDGES}
-        self._offers, self._taken = ({unit: network.queue() for unit in Unit} for _ in range(2))
+        self._fetched, self._room = simulation.queue(), simulation.queue()
+        self._queues = {unit: simulation.queue(QUEUE_INSTRUCTIONS) for unit in Unit}
+        self._tokens = {edge: simulation.queue() for edge in EDGES}
+        self._offers, self._taken = ({unit: simulation.queue() for unit in Unit} for _ in range(2))
         self._beats = 0  # taken from the fetch buffer
         self._read, self._ahead = 0, deque([0] * _READ_AHEAD)  # when its last beat was read, and when others may be
-        network.process(self._fetch(read.requester(self._arrive), beat, start))
-        network.process(self._decode())
+        simulation.process(self._fetch(read.requester(self._arrive), beat, start))
+        simulation.process(self._decode())
         for unit in Unit:
-            network.process(self._issue(unit))
+            simulation.process(self._issue(unit))
 
     def offer(self, unit: Unit) -> "Generator[Queue, None, Issue]":
         """Process: the unit's next instruction, after the one before has been taken."""

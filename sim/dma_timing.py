@@ -6,7 +6,7 @@ from collections.abc import Callable
 from ..hw.dma import OUTSTANDING
 from ..hw.fifo import Queue as HardwareQueue
 from ..hw.interfaces import BEAT_BITS
-from .dataflow import NEVER, Network, Queue
+from .dataflow import NEVER, Queue, Simulation
 from .memory_timing import WRITE_BEATS, MemoryTiming
 
 __all__ = ["ReadTiming", "WriteTiming"]
@@ -39,20 +39,20 @@ class ReadTiming:
     #: Cycles from a beat on the bus to its requester.
     latency = 2
 
-    def __init__(self, network: Network, memory: MemoryTiming, max_burst: int):
+    def __init__(self, simulation: Simulation, memory: MemoryTiming, max_burst: int):
         #: Beats asked for so far.
         self.beats = 0
-        self._network, self._memory, self._max_burst = network, memory, max_burst
+        self._simulation, self._memory, self._max_burst = simulation, memory, max_burst
         self._requesters = []
         self._room = deque([0] * OUTSTANDING)
         self._cycle = 0
-        network.arbiter(self)
+        simulation.arbiter(self)
 
     def requester(self, tell: "Callable[[int, int, bool], None]") -> Queue:
         """Add a requester; returns the queue of its runs. Of each burst it is told in which cycles it gets the first and the last beat, and whether the burst ends an
         instruction."""
-        runs, bursts = self._network.queue(_RUNS), self._network.queue(_BURSTS)
-        self._network.process(_cut(runs, bursts, self._max_burst))
+        runs, bursts = self._simulation.queue(_RUNS), self._simulation.queue(_BURSTS)
+        self._simulation.process(_cut(runs, bursts, self._max_burst))
         self._requesters.append((bursts, tell))
         return runs
 
@@ -80,19 +80,19 @@ class ReadTiming:
 class WriteTiming:
     """`WriteDma`. `runs` takes runs, `beats` their beats; of both the cycles are those in which they are taken."""
 
-    def __init__(self, network: Network, memory: MemoryTiming, max_burst: int):
-        self.runs = network.queue(_RUNS)
-        self.beats = network.queue(HardwareQueue(BEAT_BITS, 4 * max_burst).capacity)
+    def __init__(self, simulation: Simulation, memory: MemoryTiming, max_burst: int):
+        self.runs = simulation.queue(_RUNS)
+        self.beats = simulation.queue(HardwareQueue(BEAT_BITS, 4 * max_burst).capacity)
         #: Responses: (cycle, beats of the burst).
-        self.answered = network.queue()
+        self.answered = simulation.queue()
         #: Beats sent so far; from which cycle on all of them are known to be answered.
         self.beats_sent = self.idle = 0
         self._memory = memory
-        self._flight, self._at_memory = network.queue(OUTSTANDING), network.queue(WRITE_BEATS)
-        bursts, begun = network.queue(_BURSTS), network.queue()
-        network.process(_cut(self.runs, bursts, max_burst))
-        network.process(self._begin(bursts, begun))
-        network.process(self._send(begun))
+        self._flight, self._at_memory = simulation.queue(OUTSTANDING), simulation.queue(WRITE_BEATS)
+        bursts, begun = simulation.queue(_BURSTS), simulation.queue()
+        simulation.process(_cut(self.runs, bursts, max_burst))
+        simulation.process(self._begin(bursts, begun))
+        simulation.process(self._send(begun))
 
     def _begin(self, bursts, begun):
         """Process: a burst begins the cycle after its data are here and it may fly; every two cycles at most."""

@@ -14,7 +14,7 @@ from ..hw.drain import DrainUnit
 from ..hw.isa import Base, Opcode, Unit
 from ..hw.load import AHEAD
 from ..hw.store import StoreUnit
-from .dataflow import Network
+from .dataflow import Simulation
 from .dispatch_timing import DispatchTiming
 from .dma_timing import ReadTiming, WriteTiming
 
@@ -31,13 +31,13 @@ _TO_BUFFER = StoreUnit.latency - 2
 class LoadTiming:
     """`LoadWeights` or `LoadMaps`; `bases` in bytes."""
 
-    def __init__(self, network: Network, dispatch: DispatchTiming, unit: Unit, read: ReadTiming, bases: "dict[Base, int]"):
+    def __init__(self, simulation: Simulation, dispatch: DispatchTiming, unit: Unit, read: ReadTiming, bases: "dict[Base, int]"):
         self.idle = 0
         self._dispatch, self._unit, self._bases = dispatch, unit, bases
         self._runs = read.requester(self._arrive)
-        self._arrivals, self._ends = network.queue(AHEAD), network.queue()
-        network.process(self._ask())
-        network.process(self._end())
+        self._arrivals, self._ends = simulation.queue(AHEAD), simulation.queue()
+        simulation.process(self._ask())
+        simulation.process(self._end())
 
     def _arrive(self, _, last, final):
         if final:
@@ -72,7 +72,7 @@ class ComputeTiming:
     those from which on that of WEIGHT, that of MAP too, and that of DRAIN too is seen.
     """
 
-    def __init__(self, network: Network, dispatch: DispatchTiming, config: AcceleratorConfig):
+    def __init__(self, simulation: Simulation, dispatch: DispatchTiming, config: AcceleratorConfig):
         self.idle = 0
         self.tiles, self.present, self.waits = [], [], []
         self._dispatch = dispatch
@@ -80,7 +80,7 @@ class ComputeTiming:
         self._read, self._written = Sequencer.latency + 1, ComputeUnit(config).latency
         # Cycles from the word before a tile's first weights until so many have come that it may start: three words, or all, are still to come.
         self._load = max(config.outputs, 4) - 2
-        network.process(self._run())
+        simulation.process(self._run())
 
     def _run(self):
         executed = start = last = -1  # cycles in which an instruction was executed, of the last tile's start and of its last pixel
@@ -121,11 +121,11 @@ def _count(fields, *loops):
 class DrainTiming:
     """`DrainUnit`: a request every `outputs` / `drain_lanes` cycles, also from one instruction to the next."""
 
-    def __init__(self, network: Network, dispatch: DispatchTiming, config: AcceleratorConfig):
+    def __init__(self, simulation: Simulation, dispatch: DispatchTiming, config: AcceleratorConfig):
         self.idle = 0
         self._dispatch = dispatch
         self._groups, self._latency = config.outputs // config.drain_lanes, ComputeUnit(config).drain_latency
-        network.process(self._run())
+        simulation.process(self._run())
 
     def _run(self):
         accepted = requested = arrived = -1
@@ -148,15 +148,15 @@ class DrainTiming:
 class StoreTiming:
     """`StoreUnit`; `bases` in bytes. `retired`: the cycles in which its instructions retire."""
 
-    def __init__(self, network: Network, dispatch: DispatchTiming, write: WriteTiming, bases: "dict[Base, int]"):
+    def __init__(self, simulation: Simulation, dispatch: DispatchTiming, write: WriteTiming, bases: "dict[Base, int]"):
         self.idle = 0
         self.retired = []
         self._dispatch, self._write, self._bases = dispatch, write, bases
-        self._resting, self._executed, self._stores, self._sent = (network.queue() for _ in range(4))
+        self._resting, self._executed, self._stores, self._sent = (simulation.queue() for _ in range(4))
         self._beats = self._answered = self._answer = 0  # beats read, and answered, the last of them in which cycle
         self._left = deque([-_STORED_BEATS] * _STORED_BEATS, _STORED_BEATS)  # cycles in which the last beats left for the write buffer
         for process in self._take(), self._execute(), self._send():
-            network.process(process)
+            simulation.process(process)
 
     def _take(self):
         """Process: an instruction is taken when the one before is executed, and rests until then."""
