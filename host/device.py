@@ -13,8 +13,9 @@ from .errors import CelosiaError
 __all__ = ["DEVICES", "Device", "Result", "open_device"]
 
 #: What `open_device` opens.
-DEVICES = ("golden", "rtl")
-_LATER = ("cycle", "serial:", "tcp:")
+DEVICES = ("golden", "cycle", "rtl")
+_LATER = ("serial:", "tcp:")
+_CHOICES = f"{', '.join(DEVICES[:-1])} or {DEVICES[-1]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,19 +94,23 @@ def open_device(name: str, config: "str | AcceleratorConfig" = "ulx3s-85f", **op
     Raises :exc:`CelosiaError` if the name is not known or the device cannot be had.
     """
     config = get_config(config)
+    if name in ("golden", "cycle") and options:
+        raise CelosiaError(f"device {name!r} has no option {next(iter(options))!r}")
     if name == "golden":
         from ..sim.golden import GoldenDevice
 
-        if options:
-            raise CelosiaError(f"device 'golden' has no option {next(iter(options))!r}")
         return Device(name, config, GoldenDevice(config))
+    if name == "cycle":
+        from ..sim.cycle import CycleDevice
+
+        return Device(name, config, CycleDevice(config))
     if name == "rtl":
         from ..sim.rtl import RtlDevice
 
         return Device(name, config, RtlDevice(config, **options))
     if name.startswith(_LATER):
-        raise CelosiaError(f"device {name!r} is not there yet; choose {' or '.join(DEVICES)}")
-    raise CelosiaError(f"device {name!r} is not known; choose {' or '.join(DEVICES)}")
+        raise CelosiaError(f"device {name!r} is not there yet; choose {_CHOICES}")
+    raise CelosiaError(f"device {name!r} is not known; choose {_CHOICES}")
 
 
 def _input_codes(program, images):

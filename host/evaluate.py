@@ -27,7 +27,7 @@ _SHARE = 128
 
 
 def evaluate_recipe(recipe, device: str = "float", *, weights=None, config=None, batch=None, limit=None, progress=None) -> dict:
-    """Figures of a trained recipe on `device` ("float", "golden", "rtl") over its test data, and its targets for that device.
+    """Figures of a trained recipe on `device` ("float", "golden", "cycle", "rtl") over its test data, and its targets for that device.
 
     The weights are those of `weights` (a state dict in safetensors), else those the zoo has of the recipe.
     Raises :exc:`CelosiaError` if the zoo has no such network, :exc:`celosia.models.data.DataError` if the data set is missing.

@@ -8,7 +8,7 @@ import pytest
 
 def pytest_addoption(parser):
     group = parser.getgroup("celosia")
-    group.addoption("--celosia-device", metavar="DEVICE", default="rtl", help="what the fixture celosia_device opens: rtl (default) or golden")
+    group.addoption("--celosia-device", metavar="DEVICE", default="rtl", help="what the fixture celosia_device opens: rtl (default), cycle or golden")
     group.addoption("--celosia-config", metavar="CONFIG", default="tiny", help="its configuration, a name or a TOML file; default tiny")
 
 

@@ -51,7 +51,7 @@ def train(
 @app.command("eval")
 def evaluate(
     recipe: Annotated[str, typer.Argument()],
-    device: Annotated[str, typer.Option(help="float (the module itself), golden or rtl.")] = "float",
+    device: Annotated[str, typer.Option(help="float (the module itself), golden, cycle or rtl.")] = "float",
     weights: Weights = None,
     config: Config = None,
     batch: Batch = None,

@@ -71,7 +71,7 @@ def run_report(model: str, device: Device, program: Program, result: Result, nam
 def bench_report(model: str, device: Device, program: Program, result: Result, host_seconds: "dict[str, float]") -> dict:
     """The object of `celosia bench --json` for one run of a program: every layer beside the bound of its compute and memory time."""
     if result.cycles is None:
-        raise CelosiaError(f"device {device.name!r} does not know time; benchmark on rtl")
+        raise CelosiaError(f"device {device.name!r} does not know time; benchmark on cycle or rtl")
     layers = [
         _row(layer.name, layer.op, layer.macs * program.batch, cycles, estimate["bound"], estimate["bytes"], program)
         for layer, cycles, estimate in zip(program.network.layers, result.layers, program.estimates)

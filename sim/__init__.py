@@ -1,1 +1,1 @@
-"""Devices without a board: the golden model and the simulated RTL."""
+"""Devices without a board: the golden model, the model of time and the simulated RTL."""

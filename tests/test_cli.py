@@ -190,6 +190,12 @@ def test_bench(report, model, monkeypatch):
     assert found["frames_per_second"] == pytest.approx(5 * 100e6 / 3000) and found["clock_mhz"] == 100 and found["stalls"] == {"map": 7}
 
 
+def test_bench_on_cycle(report, model):
+    found = report("bench", model, "--config", "tiny", "--device", "cycle")
+    assert found["device"] == "cycle" and found["total"]["cycles"] == sum(row["cycles"] for row in found["layers"]) > found["total"]["bound_cycles"]
+    assert set(found["stalls"]) == {"weights", "maps", "drain", "instruction"}
+
+
 def test_diff_of_equal_devices(report, model, images):
     assert report("diff", model, images, "--devices", "golden,golden", "--config", "tiny")["equal"]
 

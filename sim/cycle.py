@@ -1,0 +1,107 @@
+"""The device `cycle`: golden's bytes, and the RTL's cycles from a model of when each block does what.
+
+Nothing here knows the RTL's results: the time of every burst, instruction and token follows from the registers between them, which the gateware's docstrings state.
+"""
+
+import numpy as np
+
+from ..hw.config import AcceleratorConfig
+from ..hw.isa import EDGES, Base, Opcode, Unit, decode, unit_of
+from ..hw.program import Program
+from .dataflow import Simulation
+from .device import DeviceError, RunResult
+from .dispatch_timing import DispatchTiming
+from .dma_timing import ReadTiming, WriteTiming
+from .golden import GoldenDevice
+from .memory_timing import MemoryTiming
+from .unit_timing import ComputeTiming, DrainTiming, LoadTiming, StoreTiming
+
+__all__ = ["CycleDevice"]
+
+#: Cycles from the host's command until the engine starts: the command is offered, accepted, finds the bus idle, and resets the engine for eight.
+_START = 11
+#: Cycles from when there is nothing left to do until the program has ended: the dispatcher looks twice, `done`, and that cycle counts.
+_END = 4
+
+
+class CycleDevice:
+    """Runs programs for `config` with golden's arithmetic and the time of `rtl` with its memory model `sdram`."""
+
+    name = "cycle"
+
+    def __init__(self, config: AcceleratorConfig):
+        self.config = config
+        self._golden = GoldenDevice(config)
+        self._timed = None
+
+    def run_program(self, program: Program, inputs: "list[np.ndarray]") -> RunResult:
+        """Run a program on int8 codes (N, C, H, W). Raises ProgramError or DeviceError as `rtl` does."""
+        outputs = self._golden.run_program(program, inputs).outputs
+        if self._timed is None or self._timed[0] is not program:  # time does not depend on data
+            self._timed = program, _Run(program)
+        run = self._timed[1]
+        return RunResult(outputs=outputs, cycles=run.cycles, layers=list(run.layers), counters=dict(run.counters))
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class _Run:
+    """Cycles, layers and counters of a program, as `RunResult` has them."""
+
+    def __init__(self, program):
+        instructions, bases, max_burst = _instructions(program), program.bases(), program.config.max_burst
+        simulation, memory = Simulation(), MemoryTiming()
+        simulation.arbiter(memory)
+        read, write = ReadTiming(simulation, memory, max_burst), WriteTiming(simulation, memory, max_burst)
+        dispatch = DispatchTiming(simulation, read, instructions, (bases[Base.WEIGHTS] + program.code_offset) // 8, _START)
+        maps, weights = (LoadTiming(simulation, dispatch, unit, read, bases) for unit in (Unit.MAP, Unit.WEIGHT))  # as `ReadDma` prefers them
+        compute, drain = ComputeTiming(simulation, dispatch, program.config), DrainTiming(simulation, dispatch, program.config)
+        store = StoreTiming(simulation, dispatch, write, bases)
+        simulation.run()
+        if stuck := [unit.name for unit in Unit if dispatch.waiting[unit]]:
+            raise DeviceError(f"program {program.network.name} does not come to its end: {' and '.join(stuck)} wait for tokens that nobody leaves; compile it again")
+
+        end = max(dispatch.ending, write.idle, *(unit.idle for unit in (weights, maps, compute, drain, store))) + _END
+        self.cycles = end - _START
+        ends = [*(store.retired[count - 1] for count in program.stores[:-1]), self.cycles]
+        self.layers = [end - start for start, end in zip([0, *ends], ends)]
+        units = [unit_of(opcode) for opcode, _ in instructions]
+        self.counters = {
+            **_stalls(compute, _START - 1, end - 1), "read_beats": read.beats, "write_beats": write.beats_sent,
+            **{f"retired_{unit.name.lower()}": units.count(unit) for unit in Unit},
+        }
+
+
+def _instructions(program):
+    """Its instructions, decoded. Raises DeviceError for what the dispatcher refuses."""
+    name, instructions = program.network.name, []
+    for index, word in enumerate(program.words()):
+        try:
+            opcode, fields = decode(word)
+        except ValueError:
+            raise DeviceError(f"program {name}: instruction {index} of {program.instructions} has the unknown opcode {word & 15}; compile it again") from None
+        unit = unit_of(opcode)
+        if any(fields["wait"] >> other & 1 and (other, unit) not in EDGES or fields["post"] >> other & 1 and (unit, other) not in EDGES for other in Unit):
+            raise DeviceError(f"program {name}: instruction {index} of {program.instructions} has tokens for a unit it shares none with; compile it again")
+        instructions.append((opcode, fields))
+    if instructions[-1][0] is not Opcode.END:
+        raise DeviceError(f"program {name} does not end with END; compile it again")
+    return instructions
+
+
+def _stalls(compute, first, end):
+    """Counters of the cycles first … end − 1: in which the array took a pixel, in which it did not, by cause."""
+    tiles, waits, present = (np.array(times) for times in (compute.tiles, compute.waits, compute.present))
+    before = np.cumsum(tiles[:, 1] - tiles[:, 0]) - (tiles[:, 1] - tiles[:, 0])
+
+    def idle(cycles):
+        """Cycles before each of `cycles` in which the array took no pixel."""
+        tile = np.maximum(np.searchsorted(tiles[:, 0], cycles, "right") - 1, 0)
+        return cycles - before[tile] - np.clip(cycles - tiles[tile, 0], 0, tiles[tile, 1] - tiles[tile, 0])
+
+    weights, maps, drain = np.diff(idle(waits), axis=1).sum(0)
+    # Since when, and until when, the unit had nothing.
+    absent = np.append(present[:, 0], end) - np.append(first, np.maximum.accumulate(present[:, 1]))
+    return {"active": int((tiles[:, 1] - tiles[:, 0]).sum()), "stall_weights": int(weights), "stall_maps": int(maps), "stall_drain": int(drain),
+            "stall_instruction": int(np.maximum(absent, 0).sum())}
