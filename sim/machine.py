@@ -6,6 +6,7 @@ differs is wrong. Units take instructions in order; which unit goes next is draw
 
 import random
 from collections import deque
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,17 @@ QUEUE_INSTRUCTIONS, MOST_TOKENS = 17, 255
 
 class MachineError(RuntimeError):
     """A program the engine could not finish."""
+
+
+class _Instruction(NamedTuple):
+    """An instruction, and the edges whose tokens it takes and leaves."""
+
+    index: int
+    opcode: Opcode
+    fields: dict
+    unit: Unit
+    waits: list[tuple[Unit, Unit]]
+    posts: list[tuple[Unit, Unit]]
 
 
 class Machine:
@@ -55,32 +67,32 @@ class Machine:
                 raise MachineError(f"instruction {index}: unknown opcode {word & 15}") from None
             if opcode is Opcode.END:
                 break
-            program.append((index, opcode, fields))
+            unit = isa.unit_of(opcode)
+            waits, posts = ([other for other in Unit if fields[name] >> other & 1] for name in ("wait", "post"))
+            program.append(_Instruction(index, opcode, fields, unit, [(other, unit) for other in waits], [(unit, other) for other in posts]))
         else:
             raise MachineError("the program has no END")
         tokens = dict.fromkeys(EDGES, 0)
         pace = {unit: self._random.random() ** 8 for unit in Unit}
         while program or any(queues.values()):
             # Instructions are handed out in the program's order; one that finds its queue full holds up the rest.
-            while program and len(queues[isa.unit_of(program[0][1])]) < QUEUE_INSTRUCTIONS:
-                queues[isa.unit_of(program[0][1])].append(program.popleft())
-            ready = [unit for unit, queue in queues.items() if queue and all(tokens.get((u, unit), 0) for u in Unit if queue[0][2]["wait"] >> u & 1)]
+            while program and len(queues[program[0].unit]) < QUEUE_INSTRUCTIONS:
+                queues[program[0].unit].append(program.popleft())
+            ready = [unit for unit, queue in queues.items() if queue and all(tokens.get(edge) for edge in queue[0].waits)]
             if not ready:
-                heads = ", ".join(f"{unit.name} at {queue[0][0]}" for unit, queue in queues.items() if queue)
+                heads = ", ".join(f"{unit.name} at {queue[0].index}" for unit, queue in queues.items() if queue)
                 raise MachineError(f"deadlock: {heads}")
-            unit = min(ready, key=lambda u: queues[u][0][0]) if program_order else self._random.choices(ready, [pace[u] for u in ready])[0]
-            _, opcode, fields = queues[unit].popleft()
-            for other in Unit:
-                if fields["wait"] >> other & 1:
-                    tokens[other, unit] -= 1
-            getattr(self, f"_{opcode.name.lower()}")(**fields)
-            for other in Unit:
-                if fields["post"] >> other & 1:
-                    if (unit, other) not in tokens:
-                        raise MachineError(f"no tokens go from {unit.name} to {other.name}")
-                    tokens[unit, other] += 1
-                    if tokens[unit, other] > MOST_TOKENS:
-                        raise MachineError(f"more than {MOST_TOKENS} tokens wait from {unit.name} to {other.name}")
+            unit = min(ready, key=lambda u: queues[u][0].index) if program_order else self._random.choices(ready, [pace[u] for u in ready])[0]
+            instruction = queues[unit].popleft()
+            for edge in instruction.waits:
+                tokens[edge] -= 1
+            getattr(self, f"_{instruction.opcode.name.lower()}")(**instruction.fields)
+            for edge in instruction.posts:
+                if edge not in tokens:
+                    raise MachineError(f"no tokens go from {edge[0].name} to {edge[1].name}")
+                tokens[edge] += 1
+                if tokens[edge] > MOST_TOKENS:
+                    raise MachineError(f"more than {MOST_TOKENS} tokens wait from {edge[0].name} to {edge[1].name}")
         if left := [edge for edge, count in tokens.items() if count]:
             raise MachineError(f"tokens are left over from {left[0][0].name} to {left[0][1].name}")
 
