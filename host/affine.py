@@ -66,13 +66,18 @@ def _coefficients(module, node, name):
     """Scale and shift: what the node computes is scale · map + shift."""
     if name == "neg":
         return -1.0, 0.0
-    one, other = (value_of(module, value) if isinstance(value, torch.fx.Node) and value.op == "get_attr" else value for value in node.args[:2])
-    alpha = argument(node, "alpha") if "alpha" in _names(node) else 1
-    if is_tensor(node.args[0]):
-        return {"add": (1.0, alpha * other), "sub": (1.0, -alpha * other), "rsub": (-alpha, other), "mul": (other, 0.0)}[name] if name != "div" else (1 / other, 0.0)
+    first, second = (value_of(module, value) if isinstance(value, torch.fx.Node) and value.op == "get_attr" else value for value in node.args[:2])
+    constant_first = not is_tensor(node.args[0])
+    constant = torch.as_tensor(first if constant_first else second, dtype=torch.float64)
+    if name == "mul":
+        return constant, 0.0
     if name == "div":
-        raise refuse(node, "by a map is not supported", "use an architecture without it")
-    return {"add": (alpha, one), "sub": (-alpha, one), "rsub": (1.0, -alpha * one), "mul": (one, 0.0)}[name]
+        if constant_first:
+            raise refuse(node, "by a map is not supported", "use an architecture without it")
+        return 1 / constant, 0.0
+    alpha = argument(node, "alpha")
+    of_first, of_second = {"add": (1, alpha), "sub": (1, -alpha), "rsub": (-alpha, 1)}[name]
+    return (of_second, of_first * constant) if constant_first else (of_first, of_second * constant)
 
 
 def rewrite_batch_norm(module: torch.fx.GraphModule, node: torch.fx.Node) -> None:

@@ -70,6 +70,7 @@ class Emitter:
         self._targets = {self._weights: (Target.WEIGHTS, 1, self._lanes), self._parameters: (Target.PARAMETERS, 1, 4), self._tables: (Target.TABLE, 256, 256)}
         self._staged = []   # (tile, region) that later stores of the strip may read
         self._drains = []   # DRAIN marks, one a completed bank of sums
+        self._stored_tiles = deque(maxlen=_Ahead.limit)  # STORE marks, one a tile
         self._written = {}  # tensor that is no part → (images, planes, rows as a range, columns, STORE mark)
         self._work = Work(config, plans, offsets)
 
@@ -210,12 +211,16 @@ class Emitter:
         if task.residual:
             task.residual.region.last_reader = self._drains[-1]
         store = self._emit_stores(task, geometry, region)
+        self._stored_tiles.append(store)
         self._release_staging(task, store)
         self._run_ahead()
 
     def _stage(self, tile, phases):
         region = self._staging.allocate(tile.pixels * phases)
         assert region is not None, "the staging buffer is planned for two tiles"
+        # It holds more tiles of a few pixels than tokens can stand for.
+        if len(self._stored_tiles) == self._stored_tiles.maxlen:
+            region.after = max((mark for mark in (region.after, self._stored_tiles[0]) if mark), default=None)
         self._staged.append((tile, region))
         return region
 

@@ -255,3 +255,11 @@ def test_loads_do_not_run_ahead_beyond_what_a_token_counter_holds():
     network = network_of([random_layer(rng, "a", "x", (16, 40, 2), 16, (1, 1), stride=(2, 2))], (16, 40, 2), rng)
     program, codes = compile(network, "ulx3s-85f", 32), random_codes(network, 32, 2)
     np.testing.assert_array_equal(run_on_machine(program, codes, 4), execute(network, [codes])[0])
+
+
+def test_small_tiles_do_not_pile_up_beyond_what_a_token_counter_holds():
+    """The staging buffer holds 341 of these, three pixels each."""
+    rng = np.random.default_rng(6)
+    network = network_of([random_layer(rng, "a", "x", (16, 1, 3), 12288, (1, 1))], (16, 1, 3), rng)
+    program, codes = compile(network, "ulx3s-85f"), random_codes(network, 1, 2)
+    np.testing.assert_array_equal(run_on_machine(program, codes, 1), execute(network, [codes])[0])
