@@ -8,6 +8,7 @@ from ..hw import isa
 from ..hw.dispatch import FETCH_INSTRUCTIONS, FETCH_RUNS, QUEUE_INSTRUCTIONS
 from ..hw.interfaces import BEAT_BITS
 from ..hw.isa import EDGES, Opcode, Unit
+from ..hw.primitives import BlockRam
 from .dataflow import Queue, Simulation
 from .dma_timing import ReadTiming
 from .memory_timing import BEAT_CYCLES
@@ -17,7 +18,7 @@ __all__ = ["DispatchTiming", "Issue"]
 _INSTRUCTION_BEATS = isa.INSTRUCTION_BITS // BEAT_BITS
 _RUN_BEATS = FETCH_INSTRUCTIONS * _INSTRUCTION_BEATS
 #: Of a queue in block RAM: elements read ahead, cycles from a read until the element is seen.
-_READ_AHEAD, _READ_CYCLES = 4, 3
+_READ_AHEAD, _READ_CYCLES = 4, BlockRam.latency + 1
 
 
 class Issue(NamedTuple):

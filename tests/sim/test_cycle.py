@@ -1,19 +1,23 @@
 """The device `cycle` gives golden's bytes and the RTL's cycles: of every layer, and by cause."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from networks import random_codes, random_network
 
 import celosia
+from celosia import sim
 from celosia.host.compile import compile
 from celosia.host.source import load_program
 from celosia.hw import isa
 from celosia.hw.config import AcceleratorConfig, get_config
 from celosia.hw.isa import Opcode, Unit
+from celosia.sim import memory_timing
 from celosia.sim.cycle import CycleDevice
 from celosia.sim.device import DeviceError
 from celosia.sim.golden import GoldenDevice
@@ -88,6 +92,15 @@ def test_the_rtl_is_not_used():
     script = "import sys, celosia.sim.cycle; print([name for name in ('celosia.sim.rtl', 'celosia.sim.verilate', 'celosia.hw.accelerator') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_memory_is_that_of_the_rtl():
+    header = (Path(sim.__path__[0]) / "sdram.hpp").read_text()
+    constants = {name: int(value) for line in re.findall(r"static constexpr \w+ ([^;]*);", header) for name, value in re.findall(r"(\w+) = (\d+)", line)}
+    # More than the engine has outstanding, more than the horizon lets it read ahead, and no time.
+    for name in "outstanding", "read_beats", "decode_error":
+        del constants[name]
+    assert len(constants) >= 15 and constants == {name: getattr(memory_timing, name.upper()) for name in constants}
 
 
 def altered(program, index, word):
