@@ -27,7 +27,7 @@ def check(config, memory, seeds, largest):
             assert runs[0].cycles == runs[1].cycles
 
 
-@pytest.mark.parametrize("memory", ["ideal", "sdram", "ideal-pauses", "sdram-pauses"])
+@pytest.mark.parametrize("memory", ["ideal", "sdram", "ideal-pauses", "sdram-pauses", "erratic"])
 def test_random_networks(memory):
     check("tiny", memory, range(8), 14)
 
