@@ -1,7 +1,7 @@
 # Each target only calls a script; scripts/setup works without make as well.
 PYTHON = .venv/bin/python
 
-.PHONY: setup demo test test-long lint results
+.PHONY: setup demo test test-long prove lint results
 
 setup .venv/ready: pyproject.toml constraints.txt scripts/setup
 	scripts/setup
@@ -18,6 +18,10 @@ test: .venv/ready lint
 
 test-long: .venv/ready
 	$(PYTHON) -m pytest -q -m long
+
+# All proofs, the quick ones of `make test` too.
+prove: .venv/ready
+	$(PYTHON) -m pytest -n 2 -q -m "" tests/formal
 
 results: .venv/ready
 	$(PYTHON) scripts/results

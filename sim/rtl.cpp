@@ -182,6 +182,9 @@ void board_reset(Board* board) {
     board->reset();
 }
 
+// The `count`-th read or write burst from now on is answered with SLVERR.
+void board_fail(Board* board, int write, uint64_t count) { board->memory.fail(write, count); }
+
 void board_close(Board* board) {
     board->top.final();
     delete board;

@@ -28,7 +28,7 @@ __all__ = ["BEAT_WRITTEN", "RtlDevice", "build"]
 #: The event of :meth:`RtlDevice.stamps` that is not a unit's: the memory takes a beat. Beats come in the order of the STORE instructions.
 BEAT_WRITTEN = len(Unit)
 #: Memory models of `sdram.hpp`: name → (kind, of 256 the probability of a pause).
-MEMORIES = {"ideal": (0, 0), "sdram": (1, 0), "ideal-pauses": (0, 96), "sdram-pauses": (1, 96)}
+MEMORIES = {"ideal": (0, 0), "sdram": (1, 0), "ideal-pauses": (0, 96), "sdram-pauses": (1, 96), "erratic": (2, 96)}
 #: Cycles without a retired instruction after which the engine gives up; the longest tile takes fewer.
 WATCHDOG_CYCLES = 1 << 22
 _COUNTERS = [register for register in Register if Register.CYCLES <= register <= Register.RETIRED_STORE and register != Register.SNAPSHOT]
@@ -36,6 +36,8 @@ _BASES = {Base.WEIGHTS: Register.BASE_WEIGHTS, Base.MAPS: Register.BASE_MAPS, Ba
 _MARK = np.dtype([("event", np.uint32), ("count", np.uint32)])  # as in rtl.cpp
 _ENDED, _CONTROL_STUCK, _BUS_VIOLATION = 1, 2, 3
 _SECONDS_A_CALL = 0.2
+#: In which the bus answers what is outstanding and a soft reset ends.
+_RESET_CYCLES = 100_000
 
 
 def _sources():
@@ -77,10 +79,15 @@ def _build(verilog, trace, power_up):
     return verilate(verilog, sources=[folder / "rtl.cpp", folder / "sdram.hpp"], shared=True, options=options, runtime=("verilated_vcd_c.cpp",) if trace else ())
 
 
+class _Stopped(DeviceError):
+    """The engine has stopped the program by itself."""
+
+
 class RtlDevice:
     """Runs programs on the RTL of `config`, cycle by cycle; a context manager.
 
-    memory: "sdram" (the board's, with its costs), "ideal" (a beat a cycle), either with "-pauses" (random ones, from `seed`).
+    memory: "sdram" (the board's, with its costs), "ideal" (a beat a cycle), either with "-pauses" (random ones, from `seed`), or "erratic": with pauses and a random
+    latency for each burst, so that reads and writes overtake each other.
     vcd: a file for the waveform of the first run; needs a build of its own and is slow. `vcd_range`: its first cycle and the one after its last, counted from the
     program's start as those of layers and `stamps` are; cycle n is the time steps 2n, with its values, and 2n + 1, after the clock's edge.
     progress: called about every 0.2 s with the cycles done and the cycles per second. verilog: other hardware with the same ports.
@@ -158,6 +165,10 @@ class RtlDevice:
         return RunResult(outputs=[program.output_codes(placement, self._memory[bases[placement.base] :]) for placement in program.outputs], cycles=cycles,
                          layers=[end - start for start, end in zip([0, *ends], ends)], counters=counters)
 
+    def fail(self, direction: str, burst: int) -> None:
+        """The memory answers the `burst`-th "read" or "write" burst from now on (the first is 1) with SLVERR, once: for tests of what follows."""
+        self._library.board_fail(self._board, ("read", "write").index(direction), burst)
+
     def stamps(self, program: Program, inputs: list[np.ndarray], marks: Sequence[tuple[int, int]]) -> list[int]:
         """Run a program as :meth:`run_program` does; for each mark (event, count ≥ 1) the cycle in which the event occurs for the count-th time, 0 if never.
         Events are BEAT_WRITTEN and the units: one retires an instruction."""
@@ -190,7 +201,8 @@ class RtlDevice:
             # A run that stopped by itself is what a waveform is wanted for.
             if self._vcd and not self._vcd_over and not isinstance(error, DeviceError):
                 self._vcd.discard()
-            self._reset()
+            if not isinstance(error, _Stopped) or not self._soft_reset():
+                self._reset()
             raise
 
     def _identify(self):
@@ -213,7 +225,7 @@ class RtlDevice:
         self._wait(program)
         status = Status.from_bits(self._read(Register.STATUS))
         if status.error != ErrorCode.NONE:
-            raise DeviceError(f"program {program.network.name} stopped after {self._cycles()} cycles: {self._explain(program, status)}")
+            raise _Stopped(f"program {program.network.name} stopped after {self._cycles()} cycles: {self._explain(program, status)}")
         return stamps.tolist()
 
     def _wait(self, program):
@@ -246,15 +258,20 @@ class RtlDevice:
         unit = Unit(status.unit)
         waits = " and ".join(u.name for u in Unit if status.waiting >> u & 1)
         retired = self._read(Register[f"RETIRED_{unit.name}"])
-        own = [(index, *decode(word)) for index, word in enumerate(program.words()) if unit_of(decode(word)[0]) == unit]
+        own = [(index, opcode) for index, opcode in enumerate(map(_opcode, program.words())) if opcode and unit_of(opcode) == unit]
         where = "behind its last instruction"
         if retired < len(own):
-            index, opcode, _ = own[retired]
+            index, opcode = own[retired]
             where = f"near instruction {index} of {program.instructions}, {opcode.name}"
         return f"nothing retired for {WATCHDOG_CYCLES} cycles, {unit.name} waits for {f'tokens of {waits}' if waits else 'its bus or its data'} {where}"
 
     def _cycles(self):
         return self._library.board_cycles(self._board)
+
+    def _soft_reset(self):
+        """What a board's driver can do; False if the engine does not come to rest."""
+        self._write(Register.COMMAND, Command.const({"reset": 1}).as_bits())
+        return self._library.board_run(self._board, _RESET_CYCLES, Register.STATUS) == _ENDED
 
     def _reset(self):
         self._library.board_reset(self._board)
@@ -272,11 +289,20 @@ class RtlDevice:
             raise DeviceError(f"the control port {'has not answered' if response < 0 else 'has refused'} a {what} of register {register.name}")
 
 
+def _opcode(word):
+    """An instruction's opcode; None if it has none, as behind a program's END."""
+    try:
+        return decode(word)[0]
+    except ValueError:
+        return None
+
+
 def _load(path):
     library = ctypes.CDLL(str(path))
     pointer, u32, u64 = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
     signatures = {
         "board_open": (pointer, [pointer, u64, ctypes.c_int, ctypes.c_uint, u64]), "board_close": (None, [pointer]), "board_reset": (None, [pointer]),
+        "board_fail": (None, [pointer, ctypes.c_int, u64]),
         "board_read": (ctypes.c_int, [pointer, u32, pointer]), "board_write": (ctypes.c_int, [pointer, u32, u32]),
         "board_mark": (None, [pointer, pointer, u32, pointer]), "board_run": (ctypes.c_int, [pointer, u64, u32]),
         "board_cycles": (u64, [pointer]), "board_violation": (ctypes.c_char_p, [pointer, pointer]),

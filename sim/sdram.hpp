@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <tuple>
@@ -93,13 +94,21 @@ private:
 
 class Memory {
 public:
-    enum Kind { ideal, sdram };
+    // `erratic`, for tests: ideal but for each burst's latency, a random one, so that reads and writes overtake each other, which AXI4 allows.
+    enum Kind { ideal, sdram, erratic };
 
     // `pause` of 256: probability that a ready or a beat is held back in a cycle, for tests.
     Memory(uint8_t* bytes, uint64_t size, Kind kind, unsigned pause, uint64_t seed) : bytes_(bytes), size_(size), kind_(kind), pause_(pause), seed_(seed), random_(seed * 2 + 1) {}
 
     // Begins anew with the bytes as they are: forgets what is outstanding.
-    void reset() { *this = Memory(bytes_, size_, kind_, pause_, seed_); }
+    void reset() {
+        const std::array<uint64_t, 2> left = left_;
+        *this = Memory(bytes_, size_, kind_, pause_, seed_);
+        left_ = left;
+    }
+
+    // The `count`-th burst from now on in a direction is answered with SLVERR: what it reads is junk, what it writes is lost. 0: none.
+    void fail(bool write, uint64_t count) { left_[write] = count; }
 
     AxiPins pins;
     const char* violation = nullptr;  // what the manager did that AXI4 forbids
@@ -127,8 +136,8 @@ public:
     // The rising edge: what was valid and ready is taken.
     void clock() {
         check_held();
-        if (pins.arvalid & pins.arready) reads_.push(burst(pins.araddr, pins.arlen, pins.arsize, pins.arburst));
-        if (pins.awvalid & pins.awready) writes_.push(burst(pins.awaddr, pins.awlen, pins.awsize, pins.awburst));
+        if (pins.arvalid & pins.arready) reads_.push(burst(false, pins.araddr, pins.arlen, pins.arsize, pins.arburst));
+        if (pins.awvalid & pins.awready) writes_.push(burst(true, pins.awaddr, pins.awlen, pins.awsize, pins.awburst));
         if (pins.wvalid & pins.wready) {
             write_data_.push({pins.wdata, pins.wstrb, pins.wlast});
             complete_writes_ += pins.wlast;
@@ -151,12 +160,13 @@ private:
     static constexpr int64_t request_cycles = 5;  // engine cycles from AXI to the controller: register, crossing, arbiter
     static constexpr int64_t data_cycles = 5;     // … and back
     static constexpr unsigned outstanding = 16, read_beats = 256, write_beats = 256;
-    static constexpr uint8_t decode_error = 3;
+    static constexpr uint8_t slave_error = 2, decode_error = 3;
+    static constexpr unsigned most_latency = 256;  // of erratic memory, in cycles
 
     struct Burst {
         uint32_t address;
         uint16_t beats;
-        bool error;
+        uint8_t response;
         int64_t cycle;  // when the controller knows of it
     };
     struct ReadBeat {
@@ -173,12 +183,14 @@ private:
         uint8_t response;
     };
 
-    Burst burst(uint32_t address, unsigned len, unsigned size, unsigned kind) {
+    Burst burst(bool write, uint32_t address, unsigned len, unsigned size, unsigned kind) {
         const uint32_t end = address + 8 * len;
         if (size != 3 || kind != 1) violate("a burst that is not INCR of 64-bit beats", address);
         if (address % 8) violate("an address that is not aligned to 8 bytes", address);
         if (address / 4096 != end / 4096) violate("a burst across a 4 KiB border", address);
-        return {address, uint16_t(len + 1), end + 8ull > size_, cycle_ + (kind_ == sdram ? request_cycles : 0)};
+        const bool fails = left_[write] && !--left_[write];
+        const uint8_t response = fails ? slave_error : end + 8ull > size_ ? decode_error : 0;
+        return {address, uint16_t(len + 1), response, cycle_ + (kind_ == sdram ? request_cycles : kind_ == erratic ? int64_t(random() % most_latency) : 0)};
     }
 
     // What the manager offers has to stay as it is until it is taken (AXI4, A3.2.1).
@@ -198,9 +210,12 @@ private:
     }
 
     bool hold() {
-        if (!pause_) return false;
+        return pause_ && (random() & 255) < pause_;
+    }
+
+    uint32_t random() {
         random_ ^= random_ << 13, random_ ^= random_ >> 7, random_ ^= random_ << 17;
-        return (random_ >> 32 & 255) < pause_;
+        return random_ >> 32;
     }
 
     // Chooses the next burst if the data bus is about to fall free.
@@ -208,7 +223,7 @@ private:
         const int64_t now = cycle_ * 4 / 3;
         if (kind_ == sdram && sdram_.bus_free() > now + horizon) return;
         const bool read = !reads_.empty() && reads_.front().cycle <= cycle_ && read_data_.size() + reads_.front().beats <= read_beats;
-        const bool write = complete_writes_ && !writes_.empty() && !responses_.full();
+        const bool write = complete_writes_ && !writes_.empty() && (kind_ != erratic || writes_.front().cycle <= cycle_) && !responses_.full();
         if (!read && !write) return;
         if (writing_ ? !write : !read) turn(!writing_);
         else if (read && write && turn_ >= turn_bytes) turn(!writing_);
@@ -220,7 +235,7 @@ private:
 
     // Engine cycle in which a beat, whose data end at a memory clock, has come through; in ideal memory one beat a cycle.
     int64_t arrival(uint32_t address, bool write, int64_t now) {
-        if (kind_ == ideal) return last_[write] = std::max(last_[write], cycle_) + 1;
+        if (kind_ != sdram) return last_[write] = std::max(last_[write], cycle_) + 1;
         return (sdram_.beat(address, write, now) * 3 + 3) / 4 + data_cycles;
     }
 
@@ -229,8 +244,8 @@ private:
         reads_.pop();
         for (unsigned i = 0; i < b.beats; i++) {
             const uint32_t address = b.address + 8 * i;
-            ReadBeat beat{0, arrival(address, false, now), i + 1u == b.beats, b.error ? decode_error : uint8_t(0)};
-            if (!b.error) std::memcpy(&beat.data, bytes_ + address, 8);
+            ReadBeat beat{0, arrival(address, false, now), i + 1u == b.beats, b.response};
+            if (!b.response) std::memcpy(&beat.data, bytes_ + address, 8);
             read_data_.push(beat);
         }
         turn_ += 8 * b.beats;
@@ -247,11 +262,11 @@ private:
             write_data_.pop();
             if (beat.last != (i + 1u == b.beats)) violate("WLAST that does not match AWLEN", b.address);
             end = arrival(address, true, now);
-            if (b.error) continue;
+            if (b.response) continue;
             if (beat.strobe == 255) std::memcpy(bytes_ + address, &beat.data, 8);
             else for (int k = 0; k < 8; k++) if (beat.strobe >> k & 1) bytes_[address + k] = beat.data >> 8 * k;
         }
-        responses_.push({end, b.error ? decode_error : uint8_t(0)});
+        responses_.push({end, b.response});
         turn_ += 8 * b.beats;
     }
 
@@ -264,6 +279,7 @@ private:
     int64_t cycle_ = 0, turn_ = 0, last_[2] = {0, 0};
     unsigned complete_writes_ = 0;
     bool writing_ = false;
+    std::array<uint64_t, 2> left_ = {};  // bursts until one fails, reads and writes
     Sdram sdram_;
     Queue<Burst, outstanding> reads_, writes_;
     Queue<ReadBeat, read_beats> read_data_;

@@ -28,7 +28,7 @@ def check(config, memory, seeds, largest, make=random_network, **options):
             assert runs[0].cycles == runs[1].cycles
 
 
-@pytest.mark.parametrize("memory", ["ideal", "sdram", "ideal-pauses", "sdram-pauses"])
+@pytest.mark.parametrize("memory", ["ideal", "sdram", "ideal-pauses", "sdram-pauses", "erratic"])
 def test_random_networks(memory):
     check("tiny", memory, range(8), 14, most_layers=3)
 

@@ -1,0 +1,305 @@
+"""Address generators stay inside their tile: what is read, written and asked for is what the instruction says, in every cycle, whenever data come.
+
+Proved without bound in time for instructions of a few planes, rows and columns at small addresses, each taken after the one before has retired. The sequencer is
+proved for a few tiles, from idle to their end, which begin anywhere around the map and in the scratchpad.
+"""
+
+import math
+
+import pytest
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from prove import Refuted, assume, mutated, prove
+
+from celosia.hw import compute, load, store
+from celosia.hw.config import get_config
+from celosia.hw.isa import Compute, ComputeStrides, ComputeWindow, LoadMap, LoadWeights, Opcode
+from celosia.hw.isa import Store as StoreInstruction
+from celosia.hw.primitives import delayed
+
+#: Loops of a tile from the innermost on.
+LOOPS = ("column", "row", "image", "kernel_column", "kernel_row", "channels")
+#: Tiles: a 3 × 2 kernel of uneven strides and dilations; pixels of two images; a 1 × 1 kernel over two channel groups.
+SHAPES = [
+    dict(zip(("stride_x", "stride_y", "dilation_x", "dilation_y", *(f"last_{name}" for name in LOOPS)), numbers))
+    for numbers in ((1, 2, 2, 1, 1, 1, 0, 2, 1, 0), (2, 1, 1, 3, 1, 1, 1, 1, 1, 0), (1, 1, 1, 1, 3, 2, 0, 0, 0, 1))
+]
+TINY, WIDE = get_config("tiny"), get_config("ulx3s-85f")
+
+
+def fields_of(struct, names):
+    """Free inputs for fields of an instruction."""
+    layout = dict(iter(struct.as_shape()))
+    return {name: In(layout[name].shape) for name in names}
+
+
+def few(module):
+    """Load units that take two instructions ahead instead of four."""
+    return mutated(module, "AHEAD = 4", "AHEAD = 2")
+
+
+def small(harness, *names):
+    """Addresses of two bits: what their upper bits would do is what an adder does."""
+    return [assume(getattr(harness, name) < 4) for name in names] + [assume((harness.base[:3] == 0) & (harness.base < 32))]
+
+
+class Loading(wiring.Component):
+    """A load unit that takes an instruction when it is idle. Beats come when they like, but not before they were asked for."""
+
+    def __init__(self, module, config, maps, most_beats=2, most_planes=3):
+        self._unit = (module.LoadMaps if maps else module.LoadWeights)(config)
+        self._config, self._maps, self._most = config, maps, (most_beats, most_planes)
+        self._names = ("offset", "residual", "address", "pitch", "beats", "planes", "plane_stride") if maps else ("offset", "parameters", "address", "beats")
+        self._instruction = LoadMap if maps else LoadWeights
+        super().__init__(fields_of(self._instruction, self._names) | {
+            "base": In(32), "valid": In(1), "ready": In(1), "came": In(1),
+            "astray": Out(1),     # a beat is written elsewhere than where the instruction puts it
+            "both": Out(1),       # a beat goes to both buffers
+            "elsewhere": Out(1),  # a run is not that of its plane
+            "too_much": Out(1),   # more runs than planes
+            "early": Out(1),      # retires before the last beat is written
+            "endless": Out(1),    # does not retire after its last beat
+        })
+
+    def elaborate(self, _platform):
+        m = Module()
+        m.submodules.unit = unit = self._unit
+        lanes = self._config.inputs // 8
+        word = self._instruction(unit.instruction.payload[: self._instruction.as_shape().size])
+        given = {name: Signal.like(getattr(self, name), name=f"given_{name}") for name in self._names}
+        taken = unit.instruction.valid & unit.instruction.ready
+        under_way = Signal()
+        m.d.comb += [
+            *(word[name].eq(getattr(self, name)) for name in self._names),
+            unit.instruction.valid.eq(self.valid & ~under_way), unit.runs.ready.eq(self.ready), unit.bases[0].eq(self.base), unit.beats.valid.eq(self.came),
+            assume((self.beats != 0) & (self.beats <= self._most[0])), *small(self, "offset", "address", *(("pitch", "plane_stride") if self._maps else ())),
+        ]
+        planes = given["planes"] if self._maps else 1
+        if self._maps:
+            m.d.comb += assume((self.planes != 0) & (self.planes <= self._most[1]))
+
+        # Runs.
+        asked, owed, next_run = Signal(4), Signal(6), Signal(29)
+        run = unit.runs.payload
+        with m.If(unit.runs.valid & self.ready):
+            m.d.sync += [asked.eq(asked + 1), next_run.eq(next_run + (given["plane_stride"] if self._maps else 0))]
+        m.d.sync += owed.eq(owed + Mux(unit.runs.valid & self.ready, given["beats"], 0) - self.came)
+        m.d.comb += [
+            assume(~self.came | (owed != 0)),
+            self.elsewhere.eq(unit.runs.valid & ((run.address != next_run << 3) | (run.beats != given["beats"]))),
+            self.too_much.eq(unit.runs.valid & (asked >= planes)),
+        ]
+
+        # Beats: plane, beat and where the plane began.
+        plane, beat, start, lane = Signal(4), Signal(4), Signal(14), Signal(2)
+        final = (plane == planes - 1) & (beat == given["beats"] - 1)
+        last_lane = Signal(2)
+        if self._maps:
+            m.d.comb += last_lane.eq(1)
+            step = Mux(given["residual"], 0, Mux(lane[0] | (lanes == 1), given["pitch"], 0))
+            with m.If(self.came):
+                m.d.sync += beat.eq(beat + 1)
+                with m.If(beat == given["beats"] - 1):
+                    m.d.sync += [beat.eq(0), plane.eq(plane + 1), start.eq(start + step), lane.eq(lane ^ 1)]
+            place = start + beat
+            outs = (unit.map_write, ~given["residual"]), (unit.residual_write, given["residual"])
+        else:
+            m.d.comb += last_lane.eq(Mux(given["parameters"], 3, lanes - 1))
+            with m.If(self.came):
+                m.d.sync += [beat.eq(beat + 1), lane.eq(lane + 1)]
+                with m.If(lane == last_lane):
+                    m.d.sync += [lane.eq(0), start.eq(start + 1)]
+            place = start
+            outs = (unit.weight_write, ~given["parameters"]), (unit.parameter_write, given["parameters"])
+        came, expected, expected_lane, finished = Signal(), Signal(14), Signal(2), Signal(4)
+        m.d.sync += [came.eq(self.came), expected.eq(place), expected_lane.eq(lane), finished.eq(finished << 1 | self.came & final)]
+        if self._maps and lanes == 1:  # the scratchpad has no halves
+            expected_lane = expected_lane & given["residual"]
+        astray = [
+            (write.valid != (came & mine)) | write.valid & ((write.address != expected[: len(write.address)]) | (write.lane != expected_lane))
+            for write, mine in outs
+        ]
+        m.d.comb += [
+            self.astray.eq(astray[0] | astray[1]), self.both.eq(outs[0][0].valid & outs[1][0].valid),
+            self.early.eq(unit.control.retired & ~finished[1]), self.endless.eq(finished[1] & ~unit.control.retired),
+        ]
+        with m.If(unit.control.retired):
+            m.d.sync += under_way.eq(0)
+        with m.If(taken):
+            m.d.sync += [
+                *(given[name].eq(getattr(self, name)) for name in self._names), under_way.eq(1), asked.eq(0), plane.eq(0), beat.eq(0), lane.eq(0),
+                start.eq(self.address), next_run.eq(self.base[3:] + self.offset),
+            ]
+        return m
+
+
+class Runs(wiring.Component):
+    """The runs of STORE, up to three rows of up to three pixels of one or two planes."""
+
+    def __init__(self, module):
+        self._names = ("offset", "last_plane", "rows", "columns", "plane_stride", "row_stride")
+        outer = self
+
+        class Part(module.StoreUnit):
+            def elaborate(self, _platform):
+                m = Module()
+                outer._done = self._run(m, outer._store, outer._start)
+                return m
+
+        self._unit, self._store, self._start = Part(TINY), Signal(StoreInstruction), Signal()
+        super().__init__(fields_of(StoreInstruction, self._names) | {
+            "base": In(32), "start": In(1), "ready": In(1),
+            "elsewhere": Out(1),  # a run is not at its row or plane
+            "wrong_size": Out(1),
+            "too_many": Out(1),   # more pixels than the instruction has
+            "too_few": Out(1),    # done with less
+        })
+
+    def elaborate(self, _platform):
+        m = Module()
+        m.submodules.unit = self._unit.elaborate(None)
+        runs, word = self._unit.runs, self._store
+        given = {name: Signal.like(getattr(self, name), name=f"given_{name}") for name in self._names}
+        m.d.comb += [
+            *(word[name].eq(getattr(self, name)) for name in self._names), self._start.eq(self.start), self._unit.bases[0].eq(self.base), runs.ready.eq(self.ready),
+            assume((self.rows != 0) & (self.rows <= 3) & (self.columns != 0) & (self.columns <= 3)), assume(~self.start | self._done),
+            *small(self, "offset", "plane_stride", "row_stride"),
+        ]
+        contiguous = given["row_stride"] == given["columns"]
+        begun, row, plane, place, first, stored = Signal(), Signal(2), Signal(2), Signal(29), Signal(29), Signal(6)
+        area = Mux(given["rows"] == 1, given["columns"], Mux(given["rows"] == 2, given["columns"] << 1, given["columns"] * 3))
+        with m.If(runs.valid & self.ready):
+            m.d.sync += [row.eq(row + 1), place.eq(place + given["row_stride"]), stored.eq(stored + runs.payload.beats)]
+            with m.If(contiguous | (row == given["rows"] - 1)):
+                m.d.sync += [row.eq(0), plane.eq(plane + 1), place.eq(first + given["plane_stride"])]
+        with m.If(self.start):
+            m.d.sync += [*(given[name].eq(getattr(self, name)) for name in self._names), begun.eq(1), row.eq(0), plane.eq(0), stored.eq(0)]
+            m.d.sync += [first.eq(self.base[3:] + self.offset), place.eq(self.base[3:] + self.offset)]
+        whole = area << given["last_plane"]
+        m.d.comb += [
+            self.elsewhere.eq(runs.valid & (runs.payload.address != place << 3)),
+            self.wrong_size.eq(runs.valid & (runs.payload.beats != Mux(contiguous, area, given["columns"]))),
+            self.too_many.eq(stored > whole),
+            self.too_few.eq(begun & self._done & (stored != whole)),
+        ]
+        return m
+
+
+class Windows(wiring.Component):
+    """The sequencer with one tile over a map of 5 × 4 pixels, which may begin anywhere around it. `shape`: fields of the instructions."""
+
+    width, height, pitch, image_pitch = 5, 4, 64, 32
+
+    def __init__(self, module, shape):
+        self._unit, self._shape = module.Sequencer(TINY, written_delay=2), shape
+        super().__init__({
+            "x": In(signed(3)), "y": In(signed(3)), "address": In(4), "weights": In(4),
+            "astray": Out(1),   # an activation inside the map is read elsewhere than where its coordinates are
+            "outside": Out(1),  # the zero point instead of an activation, or the other way round
+            "weight_astray": Out(1),
+        })
+
+    def elaborate(self, _platform):
+        m = Module()
+        m.submodules.unit = unit = self._unit
+        # Setup and tile follow each other from the cycle after reset on; what they say was free in that cycle.
+        step, fresh, k = Signal(3), Signal(init=1), dict(self._shape)
+        m.d.sync += fresh.eq(0)
+        for name in ("x", "y", "address", "weights"):
+            k[name] = Signal.like(getattr(self, name), name=f"kept_{name}")
+            with m.If(fresh):
+                m.d.sync += k[name].eq(getattr(self, name))
+        columns_back, rows_back = k["last_column"] * k["stride_x"], k["last_row"] * k["stride_y"] * self.width
+        back = columns_back + rows_back + k["last_image"] * self.image_pitch
+        strides, window, tile = Signal(ComputeStrides), Signal(ComputeWindow), Signal(Compute)
+        m.d.comb += [
+            strides.header.opcode.eq(Opcode.COMPUTE_STRIDES), window.header.opcode.eq(Opcode.COMPUTE_WINDOW), tile.header.opcode.eq(Opcode.COMPUTE),
+            strides.column.eq(k["stride_x"]),
+            strides.row.eq(k["stride_y"] * self.width - columns_back),
+            strides.image.eq(self.image_pitch - columns_back - rows_back),
+            strides.kernel_column.eq(k["dilation_x"] - back),
+            strides.kernel_row.eq(k["dilation_y"] * self.width - k["last_kernel_column"] * k["dilation_x"] - back),
+            strides.channels.eq(self.pitch - k["last_kernel_row"] * k["dilation_y"] * self.width - k["last_kernel_column"] * k["dilation_x"] - back),
+            window.width.eq(self.width), window.height.eq(self.height),
+            *(getattr(window, name).eq(k[name]) for name in ("stride_x", "stride_y", "dilation_x", "dilation_y")),
+            *(getattr(window, f"last_{name}").eq(k[f"last_{name}"]) for name in LOOPS[:-1]),
+            tile.last_channels.eq(k["last_channels"]), tile.address.eq(k["address"]), tile.weights.eq(k["weights"]), tile.x.eq(k["x"]), tile.y.eq(k["y"]),
+            unit.instruction.valid.eq(~fresh & (step < 3)),
+            unit.instruction.payload.eq(Mux(step == 0, strides.as_value(), Mux(step == 1, window.as_value(), tile.as_value()))),
+        ]
+        with m.If(unit.instruction.valid & unit.instruction.ready):
+            m.d.sync += step.eq(step + 1)
+
+        # The loops, outermost last, as the instruction set tells them.
+        counts = {name: Signal(range(k[f"last_{name}"] + 2), name=f"at_{name}") for name in LOOPS}
+        carry = unit.active
+        for name, count in counts.items():
+            last = count == k[f"last_{name}"]
+            with m.If(carry):
+                m.d.sync += count.eq(Mux(last, 0, count + 1))
+            carry = carry & last
+        x, y, place = Signal(signed(8)), Signal(signed(8)), Signal(14)
+        m.d.comb += [
+            x.eq(k["x"] + counts["column"] * k["stride_x"] + counts["kernel_column"] * k["dilation_x"]),
+            y.eq(k["y"] + counts["row"] * k["stride_y"] + counts["kernel_row"] * k["dilation_y"]),
+            place.eq(k["address"] + (x - k["x"]) + (y - k["y"]) * self.width + counts["image"] * self.image_pitch + counts["channels"] * self.pitch),
+        ]
+        late = unit.latency
+        inside = (x >= 0) & (x < self.width) & (y >= 0) & (y < self.height)
+        place, inside, valid = delayed(m, place, late), delayed(m, inside, late), delayed(m, unit.active, late, reset=True)
+        m.d.comb += [self.astray.eq(valid & (unit.address != place)), self.outside.eq(valid & (unit.inside != inside))]
+
+        # Blocks of weights follow each other.
+        loaded, word = Signal(9), Signal(4)
+        m.d.comb += self.weight_astray.eq(unit.load.valid & ((unit.weight_address != (k["weights"] + loaded)[:12]) | (unit.load.word != word)))
+        with m.If(unit.load.valid):
+            m.d.sync += [loaded.eq(loaded + 1), word.eq(Mux(word == TINY.block_words - 1, 0, word + 1))]
+        return m
+
+
+@pytest.mark.parametrize("config", [TINY, WIDE], ids=lambda config: config.name)
+def test_weights(config):
+    prove(Loading(few(load), config, False))
+
+
+@pytest.mark.parametrize(("old", "new"), [("lane == last_lane", "lane == 3"), ("Mux(arrival.parameters, 3,", "Mux(~arrival.parameters, 3,")])
+def test_faults_in_weights_show(old, new):
+    with pytest.raises(Refuted, match="astray"):
+        prove(Loading(few(mutated(load, old, new)), WIDE, False))
+
+
+def test_runs_of_store():
+    prove(Runs(store))
+
+
+@pytest.mark.parametrize(("old", "new", "fault"), [
+    ("first_offset + plane_stride", "offset + plane_stride", "elsewhere"),
+    ("contiguous | (rows_left == 0)", "rows_left == 0", "too_many|elsewhere"),
+    ("last_row.eq(store.rows - 1), rows_left.eq(store.rows - 1)", "last_row.eq(store.rows - 1), rows_left.eq(store.rows)", "too_many|elsewhere"),
+])
+def test_faults_in_runs_show(old, new, fault):
+    with pytest.raises(Refuted, match=fault):
+        prove(Runs(mutated(store, old, new)))
+
+
+def look(shape, module=compute):
+    """For as many cycles as the tile takes, and those before and after it."""
+    pixels = math.prod(shape[f"last_{name}"] + 1 for name in LOOPS)
+    prove(Windows(module, shape), engine=f"bmc3 -F {pixels + 24}")
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=SHAPES.index)
+def test_windows(shape):
+    look(shape)
+
+
+@pytest.mark.parametrize(("old", "new", "fault"), [
+    ("value.as_unsigned() < bound", "value.as_unsigned() <= bound", "outside"),
+    ("origin_x + window.dilation_x", "origin_x + window.dilation_y", "outside"),
+    ("Mux(first_1, compute.address, address + increment)", "Mux(first_1, compute.address + 1, address + increment)", "astray"),
+    ("address.eq(address + 1)", "address.eq(address + (word != 0))", "weight_astray"),
+])
+def test_faults_in_windows_show(old, new, fault):
+    with pytest.raises(Refuted, match=fault):
+        look(SHAPES[0], mutated(compute, old, new))
