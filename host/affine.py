@@ -11,6 +11,8 @@ __all__ = ["fold_constants", "rewrite_arithmetic", "rewrite_batch_norm"]
 
 aten = torch.ops.aten
 
+#: f, and what x · f(x) is.
+_GATED = {aten.sigmoid.default: aten.silu.default, aten.hardsigmoid.default: aten.hardswish.default}
 _ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "neg"}
 
 
@@ -50,10 +52,16 @@ def _names(node):
 
 
 def _rewrite_maps(module, node, name):
-    """a − b and a + alpha · b are sums of a and a scaled b."""
-    factor = (-1 if name == "sub" else 1) * (argument(node, "alpha") if name in ("add", "sub") else 1)
+    """a − b and a + alpha · b are sums of a and a scaled b; a · sigmoid(a) is SiLU."""
+    if name == "mul":
+        for one, other in (node.args[:2], node.args[1::-1]):
+            if other.target in _GATED and other.args[0] is one and tensor_users(other) == [node]:
+                node.target, node.args = _GATED[other.target], (one,)
+                node.graph.erase_node(other)
+                return
     if name not in ("add", "sub"):
         raise refuse(node, "of two maps is not supported", "use an architecture that adds them")
+    factor = (-1 if name == "sub" else 1) * argument(node, "alpha")
     if factor != 1:
         with node.graph.inserting_before(node):
             scaled = call(node.graph, aten.mul.Tensor, (node.args[1], factor), like=node.args[1])
@@ -100,6 +108,8 @@ def rewrite_batch_norm(module: torch.fx.GraphModule, node: torch.fx.Node) -> Non
 def _apply(module, node, source, scale, shift):
     """Replace a node by scale · source + shift, numbers or tensors that broadcast against the source's channels."""
     scale, shift = (_per_channel(node, value) for value in (scale, shift))
+    if not bool(torch.isfinite(scale + shift).all()):
+        raise refuse(node, "divides by zero or uses a NaN or an infinity", "use finite constants")
     if source.op == "call_function" and source.target in (BATCH_NORM, CONV, CONV_TRANSPOSE, LINEAR) and len(tensor_users(source)) == 1 and _has_parameters(source):
         _scale(module, source, scale, shift)
         result = source

@@ -23,6 +23,7 @@ from .operations import (
     RESHAPES,
     SLICE,
     UPSAMPLES,
+    argument,
     check,
     clip_bounds,
     image_shape,
@@ -30,6 +31,7 @@ from .operations import (
     is_tensor,
     label,
     operation,
+    pair,
     refuse,
     tensor_users,
 )
@@ -164,7 +166,10 @@ class _Fuser:
             self.claimed.add(add)
             last = add
         if op != "max_pool":
-            several = op in ("conv_transpose", "upsample") or (op == "avg_pool" and len(values["windows"].rows) * len(values["windows"].columns) > 1)
+            several = {
+                "avg_pool": lambda: len(values["windows"].rows) * len(values["windows"].columns) > 1,
+                "conv_transpose": lambda: pair(argument(node, "stride"))[0] > 1, "upsample": lambda: shape[1] > self.map_of(source)[1],
+            }.get(op, lambda: False)()
             activation, last = self.activation(node if op == "activation" else None, last, "residual" in values, several)
             values |= activation
         output = last

@@ -95,8 +95,9 @@ class _Lowering:
         x, y, node = self.tensors[group.input], self.tensors[group.output], self.by_name[group.node]
         lookup = self._lookup(group, x, y) if group.function else None
         before = lookup.before if lookup else y  # what sums are requantized to
-        weight, weight_scale, bias = self._weights(group, node, x, before)
-        arrays = _integers(group, weight, weight_scale, bias, x, before, self._slopes(group))
+        slopes = self._slopes(group)
+        weight, weight_scale, bias = self._weights(group, node, x, before, slopes)
+        arrays = _integers(group, weight, weight_scale, bias, x, before, slopes)
         residual = self._residual(group, self.tensors[group.residual], before, arrays["shift"]) if group.residual else None
         pool = _pool(self.by_name[group.pool], group.conv_shape, group.shape) if group.pool else None
         if group.op == "max_pool":
@@ -118,21 +119,18 @@ class _Lowering:
         return Lookup(before=before, table=golden.quantize(node.target(values, *node.args[1:], **node.kwargs).numpy(), y))
 
     def _slopes(self, group):
-        """What a leaky or parametric ReLU multiplies negative sums by, per channel; None if the group has none. Raises :exc:`CelosiaError`."""
+        """What a leaky or parametric ReLU multiplies negative sums by, per channel; None if the group has none."""
         if not group.leaky:
             return None
         node = self.by_name[group.leaky]
         slopes = self._value(node.args[1]) if node.target is torch.ops.aten.prelu.default else argument(node, "negative_slope")
-        slopes = np.broadcast_to(np.asarray(slopes, np.float64), group.conv_shape[:1])
-        if slopes.min() < 0:
-            raise CelosiaError(f"layer {group.name}: the slope {slopes.min():.3g} of its leaky ReLU is negative, which no multiplier expresses; clamp the slopes at 0")
-        return slopes
+        return np.broadcast_to(np.asarray(slopes, np.float64), group.conv_shape[:1])
 
     def average_pool(self, group):
         """A layer for each combination of spans; if there are several, each writes its rows and columns of the output."""
         x, y = self.tensors[group.input], self.tensors[group.output]
         lookup = self._lookup(group, x, y) if group.function else None  # of a single span only
-        before = lookup.before if lookup else y
+        before, slopes = lookup.before if lookup else y, self._slopes(group)
         low, high = _clamp(group, before)
         spans = [(rows, columns) for rows in group.windows.rows for columns in group.windows.columns]
         layers = []
@@ -144,7 +142,7 @@ class _Lowering:
                 output = replace(y, name=name, shape=(y.shape[0], rows.count, columns.count), within=replace(part, row=rows.first, column=columns.first))
                 self.tensors[name] = output
             divisor = group.windows.divisor or rows.length * columns.length
-            arrays = _integers(group, *_depthwise(x, before, (rows.length, columns.length), 1 / divisor), x, before, self._slopes(group))
+            arrays = _integers(group, *_depthwise(x, before, (rows.length, columns.length), 1 / divisor, slopes), x, before, slopes)
             # Pads become part of the padding: the windows are those of the padded map.
             top, left, bottom, right = group.padding
             padding = (top - rows.start, left - columns.start, rows.end - top - x.shape[1], columns.end - left - x.shape[2])
@@ -155,10 +153,12 @@ class _Lowering:
     def transposed(self, group):
         """A layer for each phase of the rows, which interleaves the phases of the columns. Enlarging is a transposed convolution by ones."""
         x, y, node = self.tensors[group.input], self.tensors[group.output], self.by_name[group.node]
+        lookup = self._lookup(group, x, y) if group.function else None  # of a single layer only
+        before, slopes = lookup.before if lookup else y, self._slopes(group)
         if group.op == "upsample":
             stride = kernel = tuple(large // small for large, small in zip(group.conv_shape[1:], x.shape[1:]))
             padding, dilation, groups = (0, 0), (1, 1), x.shape[0]
-            weight, scale, bias = _depthwise(x, y, kernel, 1.0)
+            weight, scale, bias = _depthwise(x, before, kernel, 1.0, slopes)
         else:
             stride, padding, dilation = (pair(argument(node, name)) for name in ("stride", "padding", "dilation"))
             groups = argument(node, "groups")
@@ -168,8 +168,8 @@ class _Lowering:
             weight = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(y.shape[0], -1, *kernel)
             scale = np.tile(scale, groups)
         rows, columns = (phases(*values) for values in zip(stride, kernel, padding, dilation, group.conv_shape[1:]))
-        columns, slopes, (low, high) = aligned(columns), self._slopes(group), _clamp(group, y)
-        count = len(columns)
+        columns, (low, high) = aligned(columns), _clamp(group, before)
+        count, bias = len(columns), np.broadcast_to(bias, y.shape[:1])
         left, right = columns[0].padding(x.shape[2], columns[0].count)
         layers = []
         for row in [row for row in rows if row.count]:
@@ -179,28 +179,28 @@ class _Lowering:
                 part = y.within or Part(tensor=y.name)
                 output = replace(y, name=name, shape=(y.shape[0], row.count, y.shape[2]), within=replace(part, row=part.row + row.first, row_step=len(rows)))
                 self.tensors[name] = output
-            arrays = _integers(group, np.concatenate([taken(weight, row, column) for column in columns]), np.tile(scale, count), np.tile(bias, count), x, y,
+            arrays = _integers(group, np.concatenate([taken(weight, row, column) for column in columns]), np.tile(scale, count), np.tile(bias, count), x, before,
                                None if slopes is None else np.tile(slopes, count))
             top, bottom = row.padding(x.shape[1], row.count)
             taps = sum(tap is not None for tap in row.taps)
             layers.append(Layer(name=name, op=group.kind, input=x.name, output=output.name, **arrays, padding=(top, left, bottom, right), groups=groups,
-                                column_phases=count, cropped=columns[0].count * count - y.shape[2], low=low, high=high,
+                                column_phases=count, cropped=columns[0].count * count - y.shape[2], low=low, high=high, lookup=lookup,
                                 macs=taps * kernel[1] * weight.shape[0] * weight.shape[1] * x.shape[1] * x.shape[2] if group.op == "conv_transpose" else 0))
         return layers
 
-    def _weights(self, group, node, x, y):
-        """Weights (int8), what an LSB of them is worth (per channel), and the real bias (per channel)."""
+    def _weights(self, group, node, x, y, slopes):
+        """Weights (int8), what an LSB of them is worth (per channel), and the real bias (per channel, or one for all)."""
         if group.op == "conv":
             return self._parameters(node)
         if group.op == "linear":
             weight, scale, bias = self._parameters(node)
             return weight.reshape(-1, *x.shape), scale, bias
-        return _depthwise(x, y, (1, 1), 1.0)
+        return _depthwise(x, y, (1, 1), 1.0, slopes)
 
     def _parameters(self, node):
         dequantize = node.args[1]
         weight, scale = (self._value(argument) for argument in dequantize.args[:2])
-        bias = self._value(argument(node, "bias")).astype(np.float64) if argument(node, "bias") is not None else np.zeros(len(weight))
+        bias = np.float64(0) if argument(node, "bias") is None else self._value(argument(node, "bias")).astype(np.float64)
         return weight, scale.astype(np.float64), bias
 
     def _value(self, node):
@@ -220,13 +220,11 @@ class _Lowering:
 
 def _geometry(group, node, x):
     """Stride, padding, dilation and groups of the convolution."""
-    geometry = {"padding": group.padding}
-    if group.op == "conv":
-        geometry |= {"stride": pair(argument(node, "stride")), "dilation": pair(argument(node, "dilation")), "groups": argument(node, "groups")}
-        top, left = pair(argument(node, "padding"))
-    else:
-        return geometry | {"groups": 1 if group.op == "linear" else x.shape[0]}
-    return geometry | {"padding": tuple(a + b for a, b in zip(group.padding, (top, left, top, left)))}
+    if group.op != "conv":
+        return {"padding": group.padding, "groups": 1 if group.op == "linear" else x.shape[0]}
+    top, left = pair(argument(node, "padding"))
+    return {"padding": tuple(a + b for a, b in zip(group.padding, (top, left, top, left))), "stride": pair(argument(node, "stride")),
+            "dilation": pair(argument(node, "dilation")), "groups": argument(node, "groups")}
 
 
 def _clamp(group, y):
@@ -243,13 +241,14 @@ def _pool(node, before, after):
     return Pool(kernel=kernel, stride=stride, padding=(*padding, *ends))
 
 
-def _depthwise(x, y, kernel, factor):
-    """One weight for every tap: the smallest power of two, at least 2, whose ratio the requantization can express; `factor` is its real value."""
-    value = 1 if kernel != (1, 1) else 2
-    while value < 64 and x.scale * factor / value / y.scale >= 1 - 2**-17:
+def _depthwise(x, y, kernel, factor, slopes=None):
+    """One weight for every tap: the smallest power of two, at least 2, whose ratio the requantization can express; `factor` is its real value, and
+    `slopes` are those of a leaky ReLU behind it."""
+    value, steepest = 1 if kernel != (1, 1) else 2, 1 if slopes is None else max(slopes.max(), 1)
+    while value < 64 and x.scale * factor * steepest / value / y.scale >= 1 - 2**-17:
         value *= 2
     channels = x.shape[0]
-    return np.full((channels, 1, *kernel), value, np.int8), np.full(channels, factor / value), np.zeros(channels)
+    return np.full((channels, 1, *kernel), value, np.int8), np.full(channels, factor / value), np.float64(0)
 
 
 def _integers(group: Group, weight, scale, bias, x, y, slopes):
@@ -271,7 +270,8 @@ def _integers(group: Group, weight, scale, bias, x, y, slopes):
         multiplier, shift = map(np.array, zip(*map(requantization, ratio)))
     except ValueError:
         channel = int(ratio.argmax())
-        raise CelosiaError(f"layer {group.name}: output channel {channel} needs a requantization ratio of {ratio[channel]:.3g}, 1 or more; its outputs are far "
+        slope = f" with its leaky ReLU's slope of {slopes[channel]:.3g}" if slopes is not None and slopes[channel] > 1 else ""
+        raise CelosiaError(f"layer {group.name}: output channel {channel} needs a requantization ratio of {ratio[channel]:.3g}{slope}, 1 or more; its outputs are far "
                            "smaller than its weights allow: calibrate with more varied images") from None
     sums = weight.astype(np.int64).sum(axis=(1, 2, 3))
     integer_bias = np.round(bias / (x.scale * coarse)).astype(np.int64) - x.zero_point * sums

@@ -26,11 +26,27 @@ SLICE = aten.slice.Tensor
 COPY = aten.clone.default
 CLIPS = {aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default}
 LEAKY = {aten.leaky_relu.default, aten.prelu.default}
-#: Other pointwise functions, and beyond which arguments they are constant to within half of 1/255 of their range (None: nowhere).
-FUNCTIONS = {
-    aten.hardswish.default: (-3.0, None), aten.hardsigmoid.default: (-3.0, 3.0), aten.sigmoid.default: (-6.5, 6.5), aten.tanh.default: (-3.5, 3.5),
-    aten.silu.default: (None, None), aten.gelu.default: (None, None), aten.elu.default: (None, None), aten.mish.default: (None, None),
-    aten.softplus.default: (None, None),
+
+
+def _sigmoid_bounds(low, high):
+    half = 1 / (1 + math.exp(-max(high, -30.0))) / 510
+    return -math.log(1 / half - 1), math.log(1 / half - 1)
+
+
+def _tanh_bounds(low, high):
+    bound = math.atanh(1 - (math.tanh(max(high, 0)) - math.tanh(min(low, 0)) + 1e-9) / 510)
+    return -bound, bound
+
+
+def _no_bounds(low, high):
+    return -math.inf, math.inf
+
+
+#: Other pointwise functions, each with what gives, for arguments in low…high, the bounds beyond which its value is constant to within half of 1/255 of its values'
+#: range: arguments there need not be told apart.
+FUNCTIONS = dict.fromkeys((aten.silu.default, aten.gelu.default, aten.elu.default, aten.mish.default, aten.softplus.default), _no_bounds) | {
+    aten.sigmoid.default: _sigmoid_bounds, aten.tanh.default: _tanh_bounds,
+    aten.hardswish.default: lambda low, high: (-3.0, math.inf), aten.hardsigmoid.default: lambda low, high: (-3.0, 3.0),
 }
 AVERAGE_POOLS = {aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten.mean.dim}
 #: Each pixel several times, by whole numbers.
@@ -239,10 +255,17 @@ def _check_clip(node):
 
 
 def _check_leaky(node):
-    if node.target is aten.leaky_relu.default and argument(node, "negative_slope") < 0:
-        raise refuse(node, f"of slope {argument(node, 'negative_slope')} is not supported", "use a slope of at least 0")
-    if node.target is aten.prelu.default and node.args[1].op != "get_attr":
+    if node.target is aten.leaky_relu.default:
+        slope = argument(node, "negative_slope")
+    elif node.args[1].op == "get_attr":
+        slopes = value_of(node.graph.owning_module, node.args[1])
+        if slopes.numel() > 1 and image_shape(source_of(node.args[0]))[0] != len(slopes):
+            raise refuse(node, f"of {len(slopes)} slopes, one for each element, is not supported", "use one slope, or put it before the flattening")
+        slope = float(slopes.min())
+    else:
         raise refuse(node, "with computed slopes is not supported", "make the slopes parameters")
+    if slope < 0:
+        raise refuse(node, f"of slope {slope:.3g} is not supported", "keep the slopes at 0 or more and fine-tune")
 
 
 _CHECKS = {CONV: _check_conv, CONV_TRANSPOSE: _check_transposed, LINEAR: _check_linear, ADD: _check_add, MAX_POOL: _check_max_pool}

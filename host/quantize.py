@@ -28,24 +28,29 @@ class RangeObserver(ObserverBase):
     EfficientNet-Lite0's as it was, within 0.1 dB.
     """
 
-    def __init__(self, dtype=torch.int8, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine, is_dynamic=False, bounds=(None, None), **_):
+    def __init__(self, dtype=torch.int8, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine, is_dynamic=False, bounds=None, **_):
         super().__init__(dtype, is_dynamic)
         self.quant_min, self.quant_max, self.qscheme = quant_min, quant_max, qscheme
-        #: Beyond these values nothing needs to be told apart; None: no bound.
+        #: As in `operations.FUNCTIONS`.
         self.bounds = bounds
         self.low, self.high = 0.0, 0.0
+        self.least, self.most = math.inf, -math.inf  # of the values alone
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Note the range of `x`; returns `x`."""
         low, high = (float(value) for value in torch.aminmax(x.detach()))
+        self.least, self.most = min(self.least, low), max(self.most, high)
         # Python's min and max drop a NaN, so it is kept by hand.
         self.low, self.high = (min(self.low, low), max(self.high, high)) if math.isfinite(low + high + self.low) else (math.nan, math.nan)
         return x
 
     def calculate_qparams(self) -> "tuple[torch.Tensor, torch.Tensor]":
         """Scale, float32, and zero point, int64."""
-        low = self.low if self.bounds[0] is None else max(self.low, self.bounds[0])
-        high = self.high if self.bounds[1] is None else min(self.high, self.bounds[1])
+        low, high = self.low, self.high
+        if self.bounds and self.least <= self.most:
+            # Not more than 64 times, or a pooling's ratio could not be expressed.
+            bounds = self.bounds(self.least, self.most)
+            low, high = max(low, min(bounds[0], low / 64)), min(high, max(bounds[1], high / 64))
         # A map that was always zero gets the range 1.
         scale = torch.tensor(((high - low) or 1.0) / (self.quant_max - self.quant_min), dtype=torch.float32)
         zero_point = torch.clamp(self.quant_min - torch.round(low / scale), self.quant_min, self.quant_max)
@@ -83,7 +88,7 @@ class EngineQuantizer(Quantizer):
         """Nothing is left to check: :meth:`annotate` refuses what is not supported."""
 
 
-def _activations(bounds=(None, None)):
+def _activations(bounds=None):
     return QuantizationSpec(torch.int8, RangeObserver.with_args(bounds=bounds), quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine)
 
 
@@ -193,7 +198,7 @@ def _parts(inputs, batch):
 
 def _check_ranges(prepared, groups):
     """Raises :exc:`CelosiaError` naming the first layer that computed a NaN or an infinity."""
-    layers = {node: group.name for group in groups.groups for node in (group.before, group.last)}
+    layers = {group.before: group.name for group in groups.groups} | {group.last: group.name for group in groups.groups}
     for node in prepared.graph.nodes:
         observer = getattr(prepared, node.target, None) if node.op == "call_module" else None
         if isinstance(observer, RangeObserver) and not math.isfinite(observer.low + observer.high):

@@ -24,7 +24,7 @@ def makers(program: Program, layer: int, image: int, channel: int, y: int, x: in
     part = program.network.part(name)
     whole = program.network.tensors[part.tensor]
     plane = image * whole.planes + (part.channel + channel) // PLANE
-    beat = place.offset // 8 + (plane * whole.shape[1] + part.row + y) * whole.shape[2] + part.column + x
+    beat = place.offset // 8 + (plane * whole.shape[1] + part.row + y * part.row_step) * whole.shape[2] + part.column + x
     first_store, last_store = program.stores[layer - 1] + 1 if layer else 1, program.stores[layer]
     retired, written, before, tile_is_stored = Counter(), 0, 0, False
     for word in program.words():

@@ -13,10 +13,10 @@ from .parameters import PARAMETER_BYTES, Parameters
 from .primitives import BlockRam, WideRam, delayed
 from .requantize import Requantizer
 
-__all__ = ["DrainUnit"]
+__all__ = ["IN_FLIGHT", "DrainUnit"]
 
 #: DRAIN instructions whose sums have been requested but not all received, at most.
-_IN_FLIGHT = 4
+IN_FLIGHT = 4
 
 
 class DrainUnit(wiring.Component):
@@ -50,7 +50,7 @@ class DrainUnit(wiring.Component):
         part_bits = exact_log2(PLANE // lanes)  # of a group's number, which of a plane's groups it is; the bit above is the plane
 
         # Requests. An instruction rests in `request`, near what it sets; then its fields wait in `arriving` for its sums.
-        m.submodules.arriving = arriving = Queue(Drain, _IN_FLIGHT)
+        m.submodules.arriving = arriving = Queue(Drain, IN_FLIGHT)
         taken, request = Signal(), Signal(Drain, reset_less=True)
         m.d.comb += self.instruction.ready.eq(~taken)
         with m.If(~taken):
@@ -61,12 +61,13 @@ class DrainUnit(wiring.Component):
         beat = Signal(range(max(groups, 2)))  # Verilog has no signals without bits
         requested = Signal()  # the last cycle of the last request
         accepted = Signal()
+        room = delayed(m, arriving.i.ready, name="room")  # a cycle late: none is accepted in the cycle after another
         if groups == 1:
             m.d.comb += requested.eq(requesting & more[-1])
         else:  # known a cycle ahead, for much follows from it
             m.d.sync += requested.eq(requesting & (beat == groups - 2) & more[-1])
         m.d.comb += [
-            accepted.eq(taken & arriving.i.ready & (~requesting | requested)),
+            accepted.eq(taken & room & (~requesting | requested)),
             arriving.i.payload.eq(request),
             arriving.i.valid.eq(accepted),
             self.sums_read.valid.eq(requesting & (beat == 0)),

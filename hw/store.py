@@ -11,10 +11,10 @@ from .interfaces import BEAT_BITS, Instructions, Run, StagedWrite, UnitControl
 from .isa import Base, Header, Opcode, Store, StoreWindow, Unit
 from .primitives import WideRam, delayed
 
-__all__ = ["SerialProduct", "StoreUnit"]
+__all__ = ["QUEUED_BEATS", "SerialProduct", "StoreUnit"]
 
 #: Beats that have been read or are being read and that the memory has not taken yet, at most.
-_QUEUED_BEATS = 16
+QUEUED_BEATS = 16
 
 
 class SerialProduct(wiring.Component):
@@ -131,9 +131,9 @@ class StoreUnit(wiring.Component):
         kernel_rows_left, kernel_columns_left = Signal(5), Signal(5)
         origin, row, corner, line, pixel = (Signal(10, name=name) for name in ("origin", "row", "corner", "line", "pixel"))
         corner_x, corner_y, x, y = (Signal(signed(13), name=name) for name in ("corner_x", "corner_y", "x", "y"))
-        credit = Signal(range(_QUEUED_BEATS + 1), init=_QUEUED_BEATS)
+        credit = Signal(range(QUEUED_BEATS + 1), init=QUEUED_BEATS)
         has_credit, credits_full = Signal(), Signal(init=1)  # a cycle behind, in which one at most was used
-        m.d.sync += [has_credit.eq(credit > 1), credits_full.eq(credit == _QUEUED_BEATS)]
+        m.d.sync += [has_credit.eq(credit > 1), credits_full.eq(credit == QUEUED_BEATS)]
         advance = reading & has_credit
         line_done = kernel_columns_left[-1]
         window_done = line_done & kernel_rows_left[-1]
@@ -199,7 +199,7 @@ class StoreUnit(wiring.Component):
             with m.If(moving & (replace | (code > maximum))):
                 m.d.sync += maximum.eq(code)
 
-        m.submodules.queue = queue = Queue(BEAT_BITS, _QUEUED_BEATS)
+        m.submodules.queue = queue = Queue(BEAT_BITS, QUEUED_BEATS)
         wiring.connect(m, queue.o, wiring.flipped(self.beats))
         m.d.comb += [queue.i.valid.eq(complete), queue.i.payload.eq(Cat(maximum ^ 0x80 for maximum in maxima))]
         m.d.sync += credit.eq(credit + (self.beats.valid & self.beats.ready) - (advance & window_done))

@@ -10,20 +10,16 @@ from math import prod
 
 from ..hw.compute import ComputeUnit, Sequencer
 from ..hw.config import AcceleratorConfig
-from ..hw.drain import DrainUnit
+from ..hw.drain import IN_FLIGHT, DrainUnit
 from ..hw.isa import Base, Opcode, Unit
 from ..hw.load import AHEAD
-from ..hw.store import StoreUnit
+from ..hw.store import QUEUED_BEATS, StoreUnit
 from .dataflow import Simulation
 from .dispatch_timing import DispatchTiming
 from .dma_timing import ReadTiming, WriteTiming
 
 __all__ = ["ComputeTiming", "DrainTiming", "LoadTiming", "StoreTiming"]
 
-#: DRAIN instructions whose sums have been requested but not all received, at most, beside the one whose sums arrive.
-_DRAINS = 4
-#: Beats of a STORE that are being read or that the write buffer has not taken yet, at most.
-_STORED_BEATS = 16
 #: Cycles from reading a window's last pixel until its beat is offered to the write buffer.
 _TO_BUFFER = StoreUnit.latency - 2
 
@@ -129,13 +125,13 @@ class DrainTiming:
 
     def _run(self):
         accepted = requested = arrived = -1
-        room = deque([0] * _DRAINS)
+        room = deque([0] * IN_FLIGHT)
         while True:
             issue = yield from self._dispatch.offer(Unit.DRAIN)
             taken = max(issue.offered, accepted + 1)
             self._dispatch.take(Unit.DRAIN, taken)
             accepted = max(taken + 1, requested, room.popleft())
-            room.append(max(accepted + 1, arrived) + 1)
+            room.append(max(accepted + 1, arrived) + 2)
             requested = accepted + issue.fields["pixels"] * self._groups
             arrived = requested + self._latency
             retired = arrived + DrainUnit.latency + 1
@@ -154,7 +150,7 @@ class StoreTiming:
         self._dispatch, self._write, self._bases = dispatch, write, bases
         self._resting, self._executed, self._stores, self._sent = (simulation.queue() for _ in range(4))
         self._beats = self._answered = self._answer = 0  # beats read, and answered, the last of them in which cycle
-        self._left = deque([-_STORED_BEATS] * _STORED_BEATS, _STORED_BEATS)  # cycles in which the last beats left for the write buffer
+        self._left = deque([-QUEUED_BEATS] * QUEUED_BEATS, QUEUED_BEATS)  # cycles in which the last beats left for the write buffer
         for process in self._take(), self._execute(), self._send():
             simulation.process(process)
 
@@ -201,7 +197,7 @@ class StoreTiming:
         if left[-1] < cycle + _TO_BUFFER and len(queue.room) >= beats and queue.room[beats - 1] <= first:
             # Nothing holds them up.
             leave = range(first, first + beats * pixels, pixels)
-            left.extend(leave[-_STORED_BEATS:])
+            left.extend(leave[-QUEUED_BEATS:])
             queue.elements.extend((at + 1, None) for at in leave)
             for _ in leave:
                 queue.room.popleft()

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from celosia.host.errors import CelosiaError, UnsupportedError
+from celosia.host.operations import FUNCTIONS
 from celosia.host.quantize import QuantizedModel, RangeObserver, quantize
 from celosia.host.reference import compare, reference_outputs
 from celosia.hw.network import Network
@@ -63,6 +64,12 @@ def normalized(channels):
     for value, low, high in ((norm.weight, -1.5, 1.5), (norm.bias, -1, 1), (norm.running_mean, -1, 1), (norm.running_var, 0.5, 2)):
         nn.init.uniform_(value, low, high)
     return norm
+
+
+def rarely(layer):
+    """Its outputs become logits of what is seldom there."""
+    layer.bias.data -= 9
+    return layer
 
 
 def slopes(channels):
@@ -128,7 +135,13 @@ MODELS = {
     "transposed_odd": (lambda: nn.Sequential(nn.ConvTranspose2d(3, 8, 3, 2, 1), normalized(8), nn.LeakyReLU(0.2), conv(8, 4)), ["conv_transpose"] * 2 + ["conv"]),
     "transposed_any": (lambda: nn.Sequential(nn.ConvTranspose2d(3, 6, (3, 2), (3, 4), (1, 0), (1, 1), groups=3, dilation=(2, 3)), nn.Tanh(), conv(6, 4)),
                        ["conv_transpose"] * 3 + ["activation", "conv"]),
-    "transposed_dense": (lambda: nn.ConvTranspose2d(3, 4, 3), ["conv_transpose"]),
+    "transposed_dense": (lambda: nn.Sequential(nn.ConvTranspose2d(3, 4, 3, bias=False), nn.SiLU()), ["conv_transpose"]),
+    "transposed_grouped": (lambda: nn.Sequential(conv(3, 8), nn.ConvTranspose2d(8, 16, 3, 2, 1, 1, groups=2, bias=False)), ["conv"] + ["conv_transpose"] * 2),
+    "steep": (lambda: nn.Sequential(nn.LeakyReLU(4.0), nn.AvgPool2d(2), nn.LeakyReLU(6.0), nn.Upsample(scale_factor=2), nn.PReLU(3, 1.5)),
+              ["activation", "avg_pool", "upsample", "upsample"]),
+    "rare": (lambda: nn.Sequential(rarely(conv(3, 8)), nn.Sigmoid()), ["conv"]),
+    "gated_by_hand": (lambda: Function(lambda m, x: (lambda y: y * torch.sigmoid(y))(m.a(x)) + (lambda y: F.hardsigmoid(y) * y)(m.b(x)), a=conv(3, 8), b=conv(3, 8)),
+                      ["conv", "conv", "add"]),
     "upsample": (lambda: Function(lambda m, x: m.b(F.interpolate(m.a(x), scale_factor=2)) + F.interpolate(m.c(x), size=32, mode="nearest-exact"),
                                   a=conv(3, 8), b=conv(8, 8), c=conv(3, 8)), ["conv", "upsample", "upsample"] * 2 + ["conv"]),
     "upsample_joined": (lambda: Function(lambda m, x: m.b(torch.cat([F.interpolate(m.a(x), scale_factor=(3.0, 1.0)), m.c(x)], 1)), a=conv(3, 16),
@@ -331,7 +344,10 @@ def test_overflow_in_the_float_model_is_named():
 REFUSED = {
     "Softshrink": (nn.Softshrink(), r"0 \(Softshrink\).*: softshrink is not supported; end the model before it"),
     "sine": (Function(lambda m, x: torch.sin(x)), r"^0 \(Function\), .*test_quantize.py:\d+: sin is not supported; end the model"),
-    "negative_slope": (nn.LeakyReLU(-0.1), "leaky_relu of slope -0.1 is not supported; use a slope of at least 0"),
+    "negative_prelu": (nn.Sequential(conv(3, 4), nn.PReLU(init=-0.25)), "prelu of slope -0.25 is not supported; keep the slopes at 0 or more"),
+    "slopes_of_elements": (nn.Sequential(nn.Flatten(), nn.PReLU(192)), "prelu of 192 slopes, one for each element, is not supported; use one slope"),
+    "division": (Function(lambda m, x: x / 0.0), "div divides by zero or uses a NaN or an infinity; use finite constants"),
+    "negative_slope": (nn.LeakyReLU(-0.1), "leaky_relu of slope -0.1 is not supported; keep the slopes at 0 or more"),
     "transposed": (nn.ConvTranspose2d(3, 4, 16, stride=16), "conv_transpose2d by 16 along rows exceeds the engine's 8; do it in several steps"),
     "interpolate": (Function(lambda m, x: F.interpolate(x, (12, 16))), "upsample_nearest2d from 8×8 to 12×16 is not supported; enlarge by whole numbers"),
     "bilinear": (Function(lambda m, x: F.interpolate(x, scale_factor=2, mode="bilinear")), "upsample_bilinear2d is not supported"),
@@ -386,12 +402,6 @@ def test_uninitialized_weights_are_refused():
         quantize(nn.LazyConv2d(4, 3), [torch.randn(2, 3, 8, 8)])
 
 
-def test_negative_slopes_are_refused():
-    model = nn.Sequential(conv(3, 4), nn.PReLU(init=-0.25))
-    with pytest.raises(CelosiaError, match="layer 0: the slope -0.25 of its leaky ReLU is negative.*clamp the slopes at 0"):
-        quantize(model, [torch.randn(2, 3, 8, 8)])
-
-
 def test_unused_input_is_refused():
     class Ignoring(nn.Module):
         def forward(self, x, y):
@@ -412,9 +422,20 @@ def test_observer_of_zeros_and_of_one_sign():
 
 
 def test_observer_leaves_out_what_a_function_does_not_tell_apart():
-    observer = RangeObserver(bounds=(-3.0, None))
-    observer(torch.tensor([-10.0, 2.1]))
-    assert [float(value) for value in observer.calculate_qparams()] == pytest.approx([5.1 / 255, 22])
+    def scale_and_zero_point(function, *values):
+        observer = RangeObserver(bounds=FUNCTIONS[function])
+        observer(torch.tensor(values))
+        return [float(value) for value in observer.calculate_qparams()]
+
+    aten = torch.ops.aten
+    assert scale_and_zero_point(aten.hardswish.default, -10.0, 2.1) == pytest.approx([5.1 / 255, 22])
+    assert scale_and_zero_point(aten.hardsigmoid.default, -10.0, 640.0) == pytest.approx([13 / 255, -69]), "at most 64 times less"
+    assert scale_and_zero_point(aten.silu.default, -10.0, 2.1) == pytest.approx([12.1 / 255, 83])
+    for function, real in ((aten.sigmoid.default, torch.sigmoid), (aten.tanh.default, torch.tanh)):
+        for values in ((-30.0, 20.0), (-30.0, -8.0), (-0.1, 20.0)):
+            ends = real(torch.tensor(values, dtype=torch.float64))
+            clamped = real(torch.tensor(values, dtype=torch.float64).clamp(*FUNCTIONS[function](*values)))
+            assert (clamped - ends).abs().max() <= 0.501 / 255 * float(ends.max().clamp(min=0) - ends.min().clamp(max=0))
 
 
 @pytest.mark.long

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from faulty import IMAGE, Faulty, X, Y
-from networks import network_of, random_layer, random_network, random_parts
+from networks import network_of, random_layer, random_network, random_parts, random_phases
 
 from celosia.host.cli import main
 from celosia.host.compile import compile
@@ -154,7 +154,7 @@ def test_what_is_refused(celosia, arguments, sentence):
     assert (code, out) == (2, "") and sentence in err and err.count("celosia: ") == 1
 
 
-@pytest.mark.parametrize("make", [random_network, random_parts])
+@pytest.mark.parametrize("make", [random_network, random_parts, random_phases])
 @pytest.mark.parametrize("seed", range(6))
 def test_each_pixel_is_a_beat(seed, make):
     """Of random networks with pooling, residuals and several images: the pixels' beats are all that the program writes, each once, and lie behind their tile."""

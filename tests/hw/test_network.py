@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from networks import network_of, random_codes, random_layer, random_network, random_parts
+from networks import network_of, random_codes, random_layer, random_network, random_parts, random_phases
 
 from celosia.hw.network import Network, NetworkError, Part, Pool, Residual, read_tensors, write_tensors
 from celosia.sim.golden import execute
@@ -76,7 +76,7 @@ def test_rows_and_columns_can_only_be_written():
         network.verify()
 
 
-@pytest.mark.parametrize("make", [random_network, random_parts])
+@pytest.mark.parametrize("make", [random_network, random_parts, random_phases])
 def test_a_file_holds_the_network(tmp_path, make):
     original, path = make(6), tmp_path / "n.celq"
     original.save(path)

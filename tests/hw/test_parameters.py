@@ -16,8 +16,10 @@ def test_encoding_is_the_struct_and_decoding_its_inverse():
     for index, word in enumerate(words):
         struct = Parameters.from_bits(int.from_bytes(word.tobytes(), "little"))
         for k in range(4):
-            assert (struct.bias[k], struct.multiplier[k], struct.shift[k] + 16) == (values["bias"][4 * index + k] % (1 << 32), values["multiplier"][4 * index + k],
-                                                                                values["shift"][4 * index + k])
+            short = struct.negative[k]
+            negative = short << 1 if short < 256 else (256 + short % 256) << (short >> 8)
+            expected = tuple(values[name][4 * index + k] for name in ("multiplier", "shift", "negative"))
+            assert (struct.bias[k], (struct.multiplier[k], struct.shift[k] + 16, negative)) == (values["bias"][4 * index + k] % (1 << 32), expected)
 
 
 def test_short_multipliers_are_close():

@@ -54,6 +54,14 @@ def test_halves_round_up():
     assert got.tolist() == [-1, 0, 1, 2]
 
 
+def test_phases_are_columns_apart():
+    codes = np.arange(2 * 6 * 3 * 4).reshape(2, 6, 3, 4).astype(np.int8)
+    columns = golden.interleave(codes, 3)
+    assert columns.shape == (2, 2, 3, 12)
+    for phase in range(3):
+        np.testing.assert_array_equal(columns[..., phase::3], codes[:, 2 * phase : 2 * phase + 2])
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_parts_are_slices_of_their_whole(seed):
     network, values = random_parts(seed), {"x": random_codes(random_parts(seed), 2, seed)}
