@@ -53,15 +53,18 @@ class Mutation:
 MUTATIONS = [Mutation(**fields) for fields in tomllib.loads((ROOT / "tests" / "mutations.toml").read_text())["mutation"]]
 
 
-def _run_tests(tests, mutation=None):
-    """Run tests in a copy of the tree: pytest's exit code and the first test that failed."""
+def _copy_tree(root):
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", root)
+    for name in ("hw", "sim", "host", "models"):  # as an installed package has them, so that a copy's come before the installed ones
+        (root / "celosia" / name).symlink_to(Path("..") / name)
+
+
+def _run_tests(tree, tests, mutation=None):
+    """The first of the tests that fails in a copy of `tree`, with a mutation or without; None if all pass."""
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "tree"
-        for name in FOLDERS:
-            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", root)
-        for name in ("hw", "sim", "host", "models"):  # as an installed package has them, so that this tree's come before the installed ones
-            (root / "celosia" / name).symlink_to(root / name)
+        root = shutil.copytree(tree, Path(folder) / "tree", symlinks=True)
         if mutation:
             mutation.apply(root)
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--durations=0", *tests]
@@ -90,11 +93,13 @@ def main() -> int:
     provenance = {"commit": _git("rev-parse", "HEAD"), "modified": _git("diff", "HEAD", "--name-only", "--", *FOLDERS, "pyproject.toml").split()}
     versions = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in TOOLS}
 
-    if failed := _run_tests(sorted({test for mutation in chosen for test in mutation.tests})):
-        sys.exit(f"{failed} fails without a fault")
     rows = []
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for mutation, found_by in zip(chosen, pool.map(lambda mutation: _run_tests(mutation.tests, mutation), chosen)):
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.jobs) as pool:
+        tree = Path(folder)
+        _copy_tree(tree)  # once, whatever is edited meanwhile
+        if failed := _run_tests(tree, sorted({test for mutation in chosen for test in mutation.tests})):
+            sys.exit(f"{failed} fails without a fault")
+        for mutation, found_by in zip(chosen, pool.map(lambda mutation: _run_tests(tree, mutation.tests, mutation), chosen)):
             print(f"{mutation.name:28} {found_by or 'NOT FOUND'}", flush=True)
             rows.append({"name": mutation.name, "file": mutation.file, "fault": mutation.fault, "found_by": found_by})
     found = sum(row["found_by"] is not None for row in rows)

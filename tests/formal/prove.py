@@ -9,6 +9,7 @@ Brayton, FMCAD 2011) or a run that shows a fault.
 
 import json
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -43,8 +44,9 @@ class Refuted(AssertionError):
     """A fault that can show."""
 
 
-def prove(harness: wiring.Component, *, engine: str = "pdr", seconds: float = 300) -> None:
-    """Raises :exc:`Refuted`, naming the fault and its cycle, if an output can become 1; RuntimeError if the tools fail or take longer than `seconds` each.
+def prove(harness: wiring.Component, *, engine: str = "pdr", seconds: int = 300) -> None:
+    """Raises :exc:`Refuted`, naming the fault and its cycle, if an output can become 1; RuntimeError if the tools fail or take more than
+    `seconds` of processor time each.
 
     engine: commands of ABC that decide; "bmc3 -F n" looks at the first n cycles only, all there are to what a pipeline without feedback does with one operand.
     """
@@ -95,10 +97,12 @@ def mutated(module: types.ModuleType, old: str, new: str) -> types.ModuleType:
 
 
 def _run(command, folder, seconds):
-    try:
-        done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"{Path(command[0]).name} came to no end within {seconds} s") from None
+    def limit():
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, preexec_fn=limit)
+    if done.returncode < 0:
+        raise RuntimeError(f"{Path(command[0]).name} came to no end within {seconds} s of processor time")
     if done.returncode:
         raise RuntimeError(f"{Path(command[0]).name} failed:\n{done.stdout[-2000:]}")
     return done.stdout

@@ -39,23 +39,83 @@ def few(module):
     return mutated(module, "AHEAD = 4", "AHEAD = 2")
 
 
-def small(harness, *names):
-    """Addresses of two bits: what their upper bits would do is what an adder does."""
-    return [assume(getattr(harness, name) < 4) for name in names] + [assume((harness.base[:3] == 0) & (harness.base < 32))]
+def small(harness, bits, *names):
+    """Addresses of few bits: what their upper bits would do is what an adder does."""
+    return [assume(getattr(harness, name) < 1 << bits) for name in names] + [assume((harness.base[:3] == 0) & (harness.base < 8 << bits))]
 
 
-class Loading(wiring.Component):
-    """A load unit that takes an instruction when it is idle. Beats come when they like, but not before they were asked for."""
+class Weights(wiring.Component):
+    """LOAD_WEIGHTS of up to six beats, taken when the unit is idle. Beats come when they like, but not before they were asked for."""
 
-    def __init__(self, module, config, maps, most_beats=2, most_planes=3):
-        self._unit = (module.LoadMaps if maps else module.LoadWeights)(config)
-        self._config, self._maps, self._most = config, maps, (most_beats, most_planes)
-        self._names = ("offset", "residual", "address", "pitch", "beats", "planes", "plane_stride") if maps else ("offset", "parameters", "address", "beats")
-        self._instruction = LoadMap if maps else LoadWeights
-        super().__init__(fields_of(self._instruction, self._names) | {
+    names = ("offset", "parameters", "address", "beats")
+
+    def __init__(self, module, config):
+        self._unit, self._lanes = module.LoadWeights(config), config.inputs // 8
+        super().__init__(fields_of(LoadWeights, self.names) | {
             "base": In(32), "valid": In(1), "ready": In(1), "came": In(1),
-            "astray": Out(1),     # a beat is written elsewhere than where the instruction puts it
-            "both": Out(1),       # a beat goes to both buffers
+            "astray": Out(1),     # a beat is written elsewhere than where the instruction puts it, or into the other buffer
+            "elsewhere": Out(1),  # the run is not the instruction's, or there is another
+            "early": Out(1),      # retires before the last beat is written
+            "endless": Out(1),    # does not retire after its last beat
+        })
+
+    def elaborate(self, _platform):
+        m = Module()
+        m.submodules.unit = unit = self._unit
+        word = LoadWeights(unit.instruction.payload[: LoadWeights.as_shape().size])
+        given = {name: Signal.like(getattr(self, name), name=f"given_{name}") for name in self.names}
+        taken, under_way = unit.instruction.valid & unit.instruction.ready, Signal()
+        m.d.comb += [
+            *(word[name].eq(getattr(self, name)) for name in self.names),
+            unit.instruction.valid.eq(self.valid & ~under_way), unit.runs.ready.eq(self.ready), unit.bases[0].eq(self.base), unit.beats.valid.eq(self.came),
+            assume((self.beats != 0) & (self.beats <= 6)), *small(self, 3, "offset", "address"),
+        ]
+
+        run, asked, owed, start = unit.runs.payload, Signal(), Signal(6), Signal(29)
+        m.d.sync += owed.eq(owed + Mux(unit.runs.valid & self.ready, given["beats"], 0) - self.came)
+        with m.If(unit.runs.valid & self.ready):
+            m.d.sync += asked.eq(1)
+        m.d.comb += [
+            assume(~self.came | (owed != 0)),
+            self.elsewhere.eq(unit.runs.valid & (asked | (run.address != start << 3) | (run.beats != given["beats"]))),
+        ]
+
+        beat, place, lane, last_lane = Signal(4), Signal(12), Signal(2), Signal(2)
+        m.d.comb += last_lane.eq(Mux(given["parameters"], 3, self._lanes - 1))
+        with m.If(self.came):
+            m.d.sync += [beat.eq(beat + 1), lane.eq(lane + 1)]
+            with m.If(lane == last_lane):
+                m.d.sync += [lane.eq(0), place.eq(place + 1)]
+        came, expected, expected_lane, finished = Signal(), Signal.like(place), Signal.like(lane), Signal(2)
+        m.d.sync += [came.eq(self.came), expected.eq(place), expected_lane.eq(lane), finished.eq(finished << 1 | self.came & (beat == given["beats"] - 1))]
+        astray = [
+            (write.valid != (came & mine)) | write.valid & ((write.address != expected[: len(write.address)]) | (write.lane != expected_lane))
+            for write, mine in ((unit.weight_write, ~given["parameters"]), (unit.parameter_write, given["parameters"]))
+        ]
+        m.d.comb += [
+            self.astray.eq(astray[0] | astray[1]),
+            self.early.eq(unit.control.retired & ~finished[1]), self.endless.eq(finished[1] & ~unit.control.retired),
+        ]
+        with m.If(unit.control.retired):
+            m.d.sync += under_way.eq(0)
+        with m.If(taken):
+            m.d.sync += [
+                *(given[name].eq(getattr(self, name)) for name in self.names), under_way.eq(1), asked.eq(0), beat.eq(0), lane.eq(0),
+                place.eq(self.address), start.eq(self.base[3:] + self.offset),
+            ]
+        return m
+
+
+class Maps(wiring.Component):
+    """LOAD_MAP of up to three planes of one or two beats, taken when the unit is idle. Beats come when they like, but not before they were asked for."""
+
+    names = ("offset", "residual", "address", "pitch", "beats", "planes", "plane_stride")
+
+    def __init__(self, module, config):
+        self._unit, self._halves = module.LoadMaps(config), config.inputs // 8
+        super().__init__(fields_of(LoadMap, self.names) | {
+            "base": In(32), "valid": In(1), "ready": In(1), "came": In(1),
+            "astray": Out(1),     # a beat is written elsewhere than where the instruction puts it, or into the other buffer
             "elsewhere": Out(1),  # a run is not that of its plane
             "too_much": Out(1),   # more runs than planes
             "early": Out(1),      # retires before the last beat is written
@@ -65,71 +125,51 @@ class Loading(wiring.Component):
     def elaborate(self, _platform):
         m = Module()
         m.submodules.unit = unit = self._unit
-        lanes = self._config.inputs // 8
-        word = self._instruction(unit.instruction.payload[: self._instruction.as_shape().size])
-        given = {name: Signal.like(getattr(self, name), name=f"given_{name}") for name in self._names}
-        taken = unit.instruction.valid & unit.instruction.ready
-        under_way = Signal()
+        word = LoadMap(unit.instruction.payload[: LoadMap.as_shape().size])
+        given = {name: Signal.like(getattr(self, name), name=f"given_{name}") for name in self.names}
+        taken, under_way = unit.instruction.valid & unit.instruction.ready, Signal()
         m.d.comb += [
-            *(word[name].eq(getattr(self, name)) for name in self._names),
+            *(word[name].eq(getattr(self, name)) for name in self.names),
             unit.instruction.valid.eq(self.valid & ~under_way), unit.runs.ready.eq(self.ready), unit.bases[0].eq(self.base), unit.beats.valid.eq(self.came),
-            assume((self.beats != 0) & (self.beats <= self._most[0])), *small(self, "offset", "address", *(("pitch", "plane_stride") if self._maps else ())),
+            assume((self.beats != 0) & (self.beats <= 2) & (self.planes != 0) & (self.planes <= 3)),
+            *small(self, 2, "offset", "address", "pitch", "plane_stride"),
         ]
-        planes = given["planes"] if self._maps else 1
-        if self._maps:
-            m.d.comb += assume((self.planes != 0) & (self.planes <= self._most[1]))
 
-        # Runs.
-        asked, owed, next_run = Signal(4), Signal(6), Signal(29)
-        run = unit.runs.payload
-        with m.If(unit.runs.valid & self.ready):
-            m.d.sync += [asked.eq(asked + 1), next_run.eq(next_run + (given["plane_stride"] if self._maps else 0))]
+        run, asked, owed, start = unit.runs.payload, Signal(4), Signal(6), Signal(29)
         m.d.sync += owed.eq(owed + Mux(unit.runs.valid & self.ready, given["beats"], 0) - self.came)
+        with m.If(unit.runs.valid & self.ready):
+            m.d.sync += [asked.eq(asked + 1), start.eq(start + given["plane_stride"])]
         m.d.comb += [
             assume(~self.came | (owed != 0)),
-            self.elsewhere.eq(unit.runs.valid & ((run.address != next_run << 3) | (run.beats != given["beats"]))),
-            self.too_much.eq(unit.runs.valid & (asked >= planes)),
+            self.elsewhere.eq(unit.runs.valid & ((run.address != start << 3) | (run.beats != given["beats"]))),
+            self.too_much.eq(unit.runs.valid & (asked >= given["planes"])),
         ]
 
-        # Beats: plane, beat and where the plane began.
-        plane, beat, start, lane = Signal(4), Signal(4), Signal(14), Signal(2)
-        final = (plane == planes - 1) & (beat == given["beats"] - 1)
-        last_lane = Signal(2)
-        if self._maps:
-            m.d.comb += last_lane.eq(1)
-            step = Mux(given["residual"], 0, Mux(lane[0] | (lanes == 1), given["pitch"], 0))
-            with m.If(self.came):
-                m.d.sync += beat.eq(beat + 1)
-                with m.If(beat == given["beats"] - 1):
-                    m.d.sync += [beat.eq(0), plane.eq(plane + 1), start.eq(start + step), lane.eq(lane ^ 1)]
-            place = start + beat
-            outs = (unit.map_write, ~given["residual"]), (unit.residual_write, given["residual"])
-        else:
-            m.d.comb += last_lane.eq(Mux(given["parameters"], 3, lanes - 1))
-            with m.If(self.came):
-                m.d.sync += [beat.eq(beat + 1), lane.eq(lane + 1)]
-                with m.If(lane == last_lane):
-                    m.d.sync += [lane.eq(0), start.eq(start + 1)]
-            place = start
-            outs = (unit.weight_write, ~given["parameters"]), (unit.parameter_write, given["parameters"])
-        came, expected, expected_lane, finished = Signal(), Signal(14), Signal(2), Signal(4)
-        m.d.sync += [came.eq(self.came), expected.eq(place), expected_lane.eq(lane), finished.eq(finished << 1 | self.came & final)]
-        if self._maps and lanes == 1:  # the scratchpad has no halves
-            expected_lane = expected_lane & given["residual"]
+        plane, beat, place = Signal(4), Signal(4), Signal(14)  # place: of the plane
+        last_beat = beat == given["beats"] - 1
+        step = Mux(~given["residual"] & (plane[0] | (self._halves == 1)), given["pitch"], 0)
+        with m.If(self.came):
+            m.d.sync += beat.eq(beat + 1)
+            with m.If(last_beat):
+                m.d.sync += [beat.eq(0), plane.eq(plane + 1), place.eq(place + step)]
+        came, expected, half, finished = Signal(), Signal.like(place), Signal(), Signal(2)
+        m.d.sync += [came.eq(self.came), expected.eq(place + beat), half.eq(plane[0])]
+        m.d.sync += finished.eq(finished << 1 | self.came & last_beat & (plane == given["planes"] - 1))
         astray = [
-            (write.valid != (came & mine)) | write.valid & ((write.address != expected[: len(write.address)]) | (write.lane != expected_lane))
-            for write, mine in outs
+            (write.valid != (came & mine)) | write.valid & ((write.address != expected[: len(write.address)]) | (write.lane != lane))
+            for write, mine, lane in (
+                (unit.map_write, ~given["residual"], half if self._halves == 2 else 0), (unit.residual_write, given["residual"], half))
         ]
         m.d.comb += [
-            self.astray.eq(astray[0] | astray[1]), self.both.eq(outs[0][0].valid & outs[1][0].valid),
+            self.astray.eq(astray[0] | astray[1]),
             self.early.eq(unit.control.retired & ~finished[1]), self.endless.eq(finished[1] & ~unit.control.retired),
         ]
         with m.If(unit.control.retired):
             m.d.sync += under_way.eq(0)
         with m.If(taken):
             m.d.sync += [
-                *(given[name].eq(getattr(self, name)) for name in self._names), under_way.eq(1), asked.eq(0), plane.eq(0), beat.eq(0), lane.eq(0),
-                start.eq(self.address), next_run.eq(self.base[3:] + self.offset),
+                *(given[name].eq(getattr(self, name)) for name in self.names), under_way.eq(1), asked.eq(0), plane.eq(0), beat.eq(0),
+                place.eq(self.address), start.eq(self.base[3:] + self.offset),
             ]
         return m
 
@@ -164,7 +204,7 @@ class Runs(wiring.Component):
         m.d.comb += [
             *(word[name].eq(getattr(self, name)) for name in self._names), self._start.eq(self.start), self._unit.bases[0].eq(self.base), runs.ready.eq(self.ready),
             assume((self.rows != 0) & (self.rows <= 3) & (self.columns != 0) & (self.columns <= 3)), assume(~self.start | self._done),
-            *small(self, "offset", "plane_stride", "row_stride"),
+            *small(self, 3, "offset", "plane_stride", "row_stride"),
         ]
         contiguous = given["row_stride"] == given["columns"]
         begun, row, plane, place, first, stored = Signal(), Signal(2), Signal(2), Signal(29), Signal(29), Signal(6)
@@ -260,13 +300,30 @@ class Windows(wiring.Component):
 
 @pytest.mark.parametrize("config", [TINY, WIDE], ids=lambda config: config.name)
 def test_weights(config):
-    prove(Loading(few(load), config, False))
+    prove(Weights(few(load), config))
 
 
 @pytest.mark.parametrize(("old", "new"), [("lane == last_lane", "lane == 3"), ("Mux(arrival.parameters, 3,", "Mux(~arrival.parameters, 3,")])
 def test_faults_in_weights_show(old, new):
     with pytest.raises(Refuted, match="astray"):
-        prove(Loading(few(mutated(load, old, new)), WIDE, False))
+        prove(Weights(few(mutated(load, old, new)), WIDE))
+
+
+@pytest.mark.formal
+@pytest.mark.parametrize("config", [TINY, WIDE], ids=lambda config: config.name)
+def test_maps(config):
+    prove(Maps(few(load), config))
+
+
+@pytest.mark.parametrize(("old", "new", "fault"), [
+    ("(lane if self._config.inputs == 16 else 1)", "1", "astray"),
+    ("self.planes.payload.planes - 2", "self.planes.payload.planes - 1", "too_much|early"),
+    ("beat + planes.plane_stride", "beat + planes.beats", "elsewhere"),
+    ("last_beat & more_planes[-1]", "last_beat", "early|astray"),
+])
+def test_faults_in_maps_show(old, new, fault):
+    with pytest.raises(Refuted, match=fault):
+        prove(Maps(few(mutated(load, old, new)), WIDE))
 
 
 def test_runs_of_store():
