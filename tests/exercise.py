@@ -112,12 +112,15 @@ CORNERS = {
     # maps
     "a map of one pixel in": lambda v: v.shape[1:] == (1, 1),
     "a map of one pixel out": lambda v: v.out[1:] == (1, 1),
+    "a map 2,047 pixels high": lambda v: v.shape[1] == 2047,
+    "a map 2,047 pixels wide": lambda v: v.shape[2] == 2047,
     "one channel in": lambda v: v.shape[0] == 1,
     "one channel out": lambda v: v.out[0] == 1,
     "2,048 channels in": lambda v: v.shape[0] == 2048,
     "2,048 channels out": lambda v: v.out[0] == 2048,
     "channels that fill no plane": lambda v: v.shape[0] % PLANE and v.out[0] % PLANE,
     "several images": lambda v: v.program.batch > 1,
+    "images in several tiles of several": lambda v: len({tile.images for tile in v.tiles if tile.images[1] - tile.images[0] > 1}) > 1,
     "zero points at both ends": lambda v: {v.network.tensors[v.layer.input].zero_point, v.network.tensors[v.layer.output].zero_point} == {-128, 127},
     # windows
     "linear over a map": lambda v: v.layer.op == "linear" and v.shape[1:] == v.layer.weight.shape[2:] != (1, 1),
