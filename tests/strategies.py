@@ -24,7 +24,7 @@ DILATIONS = (1, 1, 1, 2, 1, 3, 31)
 POOL_KERNELS = (2, 3, 1, 2, 3, 5, 15)
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 15, 16, 17)
 #: Longer than what a tile of the smallest configuration holds.
-LENGTHS = (65, 130, 300)
+LENGTHS = (65, 130, 300, 1023, 2047)
 #: Cycles the smallest array computes for a layer at most, about: for most, and for those of many channels or long sides.
 BUDGET, LARGE_BUDGET = 4_000, 40_000
 
@@ -125,7 +125,7 @@ class _Drawing:
 
     def __init__(self, draw, budget, channels, lengths):
         self.draw, self._budget, self._channels, self._lengths = draw, budget, channels, lengths
-        self.batch = draw(st.sampled_from((1, 1, 2, 3)))
+        self.batch = draw(st.sampled_from((1, 2, 1, 3, 1, 2, 9)))
         self.maps, self.inputs, self.layers = {}, [], []
 
     def input(self, shape=None) -> str:
@@ -215,6 +215,15 @@ CORNER_CASES = (
     Case(inputs=(Input(shape=(2, 3, 300)),), layers=(LayerCase(source="x0", outputs=2, kernel=(3, 1)),)),  # a row longer than a tile
     Case(inputs=(Input(shape=(4, 65, 6)),), layers=(LayerCase(source="x0", outputs=3, kernel=(2, 2), stride=(15, 1)),)),
     Case(inputs=(Input(shape=(2, 3, 40)),), layers=(LayerCase(source="x0", outputs=2, kernel=(1, 32), stride=(1, 2), scale="random"),)),
+    # more images than a tile of either size holds
+    Case(inputs=(Input(shape=(8, 5, 5)),), layers=(LayerCase(source="x0", outputs=16, kernel=(3, 3), padding=(1, 1, 1, 1)),), batch=24),
+    # the longest side, and windows that go on far beyond it
+    Case(inputs=(Input(shape=(1, 1, 2047), zero_point=5),), layers=(
+        LayerCase(source="x0", outputs=1, kernel=(1, 32), stride=(1, 15), padding=(0, 0, 0, 961), dilation=(1, 31)),
+    )),
+    Case(inputs=(Input(shape=(1, 2047, 1), zero_point=5),), layers=(
+        LayerCase(source="x0", outputs=1, kernel=(32, 1), stride=(15, 1), padding=(0, 0, 961, 0), dilation=(31, 1)),
+    )),
     Case(inputs=(Input(shape=(3, 4, 5), zero_point=-128),), layers=(
         LayerCase(source="x0", outputs=4, kernel=(2, 2), padding=(31, 0, 0, 35), dilation=(31, 31), zero_point=127),
     )),

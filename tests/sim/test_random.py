@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import soak
 from cases import Case, Input, LayerCase, Summand
-from exercise import CORNERS, Account, Exerciser, MachineDevice, search
+from corners import CORNERS
+from exercise import Account, Exerciser, MachineDevice, search
 from strategies import CORNER_CASES, layer_cases, network_cases
 
 from celosia.hw.config import get_config
