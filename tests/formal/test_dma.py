@@ -153,9 +153,9 @@ def test_bursts(max_burst):
 
 
 @pytest.mark.parametrize(("old", "new", "fault"), [
-    ("left[:self._border_bits] <= to_border", "left[:self._border_bits] <= to_border + 1", "crosses"),
-    ("Mux(final, left[:self._border_bits], to_border)", "left[:self._border_bits]", "crosses"),
-    ("to_border = ~offset", "to_border = ~(offset >> 1)", "crosses"),
+    ("taken.left[:border] <= to_border", "taken.left[:border] <= to_border + 1", "crosses"),
+    ("Mux(now.final, now.left[:border], ~offset)", "now.left[:border]", "crosses"),
+    ("now.left[:border], ~offset)", "now.left[:border], ~(offset >> 1))", "crosses"),
 ])
 def test_faults_in_bursts_show(old, new, fault):
     with pytest.raises(Refuted, match=fault):

@@ -12,9 +12,10 @@ from amaranth.lib.wiring import In, Out
 from prove import Refuted, assume, mutated, prove
 
 from celosia.hw import requantize
+from celosia.hw.parameters import expand
 
 #: Cycles from the operands to those of the multipliers of the sum, of the residual, and to the total; and a multiplier's.
-SUM, RESIDUAL, TOTAL, MULTIPLIER = 1, 2, 8, requantize.Multiplier.latency
+SUM, RESIDUAL, TOTAL, MULTIPLIER = 2, 3, 9, requantize.Multiplier.latency
 MOST = 65535
 #: The end of the statement that makes the total.
 CUT = "low_half[32])[:32])[15:].as_signed())"
@@ -95,11 +96,13 @@ class Lane(wiring.Component):
             code.eq(Mux(rounded < kept["low"], kept["low"], Mux(rounded > kept["high"], kept["high"], rounded))),
         ]
         accumulator = (kept["sum"] + kept["bias"])[:32].as_signed()
+        multiplier = Signal(16)
+        m.d.comb += multiplier.eq(Mux(kept["leaky"] & (accumulator < 0), expand(kept["negative"]), kept["multiplier"]))
         upper_in, lower_in, term_in = self._products
         difference = kept["residual"] - kept["residual_zero_point"]
         m.d.comb += [
-            self.misled.eq(Mux(cycle == SUM, (upper_in.a != accumulator >> 17) | (lower_in.a != accumulator[:17]) | (upper_in.b != kept["multiplier"]) |
-                               (lower_in.b != kept["multiplier"]), 0)
+            self.misled.eq(Mux(cycle == SUM, (upper_in.a != accumulator >> 17) | (lower_in.a != accumulator[:17]) | (upper_in.b != multiplier) |
+                               (lower_in.b != multiplier), 0)
                            | Mux(cycle == RESIDUAL, (term_in.a != difference << left[:3]) | (term_in.b != kept["residual_multiplier"]), 0)),
             self.wrong_sum.eq((cycle == TOTAL) & (lane.total != exact >> 15)),
             self.wrong.eq((cycle == lane.latency) & (lane.code != code)),
@@ -122,6 +125,7 @@ def test_requantizer(shift):
 
 @pytest.mark.parametrize(("old", "new", "fault"), [
     ("acc[17:].as_signed()", "acc[16:].as_signed()", "misled"),
+    ("now(self.leaky) & acc[-1]", "now(self.leaky)", "misled"),
     ("narrow[1:].as_signed() + Cat(narrow[0], Const(0, 1)).as_signed()", "narrow[1:].as_signed()", "wrong"),
     ("total >> Cat", "total.as_unsigned() >> Cat", "wrong"),
     ("Mux(above, high, code)", "Mux(above, low, code)", "wrong"),
