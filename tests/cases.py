@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from celosia.hw.network import Layer, Network, Pool, Residual, Tensor
+from celosia.hw.network import Layer, Lookup, Network, Pool, Residual, Tensor
+from celosia.hw.parameters import nearest_short
 
-__all__ = ["BIASES", "CODES", "SCALES", "SHIFTS", "WEIGHTS", "Case", "Input", "LayerCase", "Summand"]
+__all__ = ["BIASES", "CODES", "SCALES", "SHIFTS", "SLOPES", "TABLES", "WEIGHTS", "Case", "Input", "LayerCase", "Summand"]
 
 #: Each takes a generator and the shape, and gives weights in −127…127.
 WEIGHTS = {
@@ -32,6 +33,17 @@ SCALES = {
     "random": lambda rng, sums: (_ends_among(rng, sums.shape, 0, (1 << 16) - 1), _ends_among(rng, sums.shape, 16, 47)),
     "smallest": lambda rng, sums: (np.full(sums.shape, 1 << 15), np.full(sums.shape, 47)),
     "largest": lambda rng, sums: (np.full(sums.shape, (1 << 16) - 1), np.full(sums.shape, 16)),
+}
+#: Each takes a generator and the multipliers, and gives those of negative sums.
+SLOPES = {
+    "small": lambda rng, multiplier: multiplier * 0.01,
+    "random": lambda rng, multiplier: rng.integers(0, 1 << 16, multiplier.shape) >> rng.integers(0, 16, multiplier.shape),
+    "steepest": lambda rng, multiplier: np.full(multiplier.shape, (1 << 16) - 1),
+}
+#: Each takes a generator, and gives a function of the 256 codes.
+TABLES = {
+    "rising": lambda rng: np.arange(-128, 128) // 2,
+    "random": lambda rng: rng.integers(-128, 128, 256),
 }
 #: Each takes the lowest and the highest shift a summand may have, and the one at which it counts as a code.
 SHIFTS = {
@@ -107,12 +119,17 @@ class LayerCase(_Code):
     zero_point: int = 0
     low: int = -128
     high: int = 127
+    #: Names in `SLOPES` and `TABLES`.
+    slopes: str | None = None
+    table: str | None = None
+    column_phases: int = 1
+    cropped: int = 0
     summand: Summand | None = None
     pool: Pool | None = None
 
-    def layer(self, name: str, channels: int, rng: np.random.Generator) -> Layer:
-        """The layer for an input of `channels`; its output is named as itself."""
-        shape = (self.outputs, channels // self.groups, *self.kernel)
+    def layer(self, name: str, input_shape: tuple[int, int, int], rng: np.random.Generator) -> Layer:
+        """The layer for an input of a shape; its output is named as itself."""
+        shape = (self.outputs * self.column_phases, input_shape[0] // self.groups, *self.kernel)
         weight = WEIGHTS[self.weight](rng, shape)
         magnitude = np.abs(weight).sum(axis=(1, 2, 3))
         bias = BIASES[self.bias](rng, (1 << 31) - 1 - 128 * magnitude)
@@ -123,9 +140,15 @@ class LayerCase(_Code):
             low, high = max(int(shift.max()) - 39, 0), int(shift.min())
             whole = self.summand.multiplier.bit_length()
             residual = Residual(tensor=self.summand.map, multiplier=self.summand.multiplier, shift=SHIFTS[self.summand.shift](low, high, whole))
-        return Layer(name=name, op=self.op, input=self.source, output=name, weight=weight.astype(np.int8), bias=bias.astype(np.int32),
-                     multiplier=multiplier.astype(np.uint16), shift=shift.astype(np.uint8), stride=self.stride, padding=self.padding, dilation=self.dilation,
-                     groups=self.groups, low=self.low, high=self.high, residual=residual, pool=self.pool)
+        layer = Layer(name=name, op=self.op, input=self.source, output=name, weight=weight.astype(np.int8), bias=bias.astype(np.int32),
+                      multiplier=multiplier.astype(np.uint16), shift=shift.astype(np.uint8), stride=self.stride, padding=self.padding, dilation=self.dilation,
+                      groups=self.groups, column_phases=self.column_phases, cropped=self.cropped, low=self.low, high=self.high, residual=residual, pool=self.pool)
+        if self.slopes:
+            layer = dataclasses.replace(layer, negative=nearest_short(SLOPES[self.slopes](rng, multiplier)))
+        if self.table:
+            before = Tensor(name=f"{name}.before", shape=(len(weight), *layer.conv_size(*input_shape[1:])), scale=0.05, zero_point=self.zero_point)
+            layer = dataclasses.replace(layer, lookup=Lookup(before=before, table=TABLES[self.table](rng).astype(np.int8)))
+        return layer
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -146,7 +169,7 @@ class Case(_Code):
         layers = []
         for index, described in enumerate(self.layers):
             shape = tensors[described.source].shape
-            layer = described.layer(f"y{index}", shape[0], np.random.default_rng([self.seed, index]))
+            layer = described.layer(f"y{index}", shape, np.random.default_rng([self.seed, index]))
             layers.append(layer)
             size = layer.output_size(*shape[1:])
             tensors[layer.output] = Tensor(name=layer.output, shape=(described.outputs, *size), scale=0.05, zero_point=described.zero_point)

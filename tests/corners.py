@@ -104,6 +104,13 @@ CORNERS = {
     "pooling with padding on every side": lambda v: v.layer.pool and min(v.layer.pool.padding) > 0,
     "a pooling window of 15": lambda v: v.layer.pool and max(v.layer.pool.kernel) == 15,
     "pooling that leaves pixels out": lambda v: v.layer.pool and any(s > k for s, k in zip(v.layer.pool.stride, v.layer.pool.kernel)),
+    "multipliers of negative sums": lambda v: v.layer.negative is not None,
+    "a table": lambda v: v.layer.lookup,
+    "a table after multipliers of negative sums": lambda v: v.layer.lookup and v.layer.negative is not None,
+    "a table before pooling": lambda v: v.layer.lookup and v.layer.pool,
+    "phases of columns": lambda v: v.layer.column_phases > 1,
+    "eight phases of columns": lambda v: v.layer.column_phases == 8,
+    "phases of columns of which some are cropped": lambda v: v.layer.cropped,
     # the network
     "a map with several readers": lambda v: v.readers > 1,
     "several inputs": lambda v: len(v.network.inputs) > 1,

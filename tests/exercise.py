@@ -19,6 +19,7 @@ from celosia.hw import isa
 from celosia.hw.config import AcceleratorConfig
 from celosia.hw.isa import EDGES, Base, Opcode, Unit
 from celosia.hw.program import Program, map_bytes, pack_map, unpack_map
+from celosia.sim.cycle import CycleDevice
 from celosia.sim.device import RunResult
 from celosia.sim.golden import GoldenDevice
 from celosia.sim.machine import Machine
@@ -27,7 +28,7 @@ from celosia.sim.rtl import RtlDevice
 __all__ = ["DEVICES", "Account", "Exerciser", "MachineDevice", "search"]
 
 #: What computes each case.
-DEVICES = ("golden", "machine", "rtl")
+DEVICES = ("golden", "machine", "cycle", "rtl")
 
 
 class MachineDevice:
@@ -106,7 +107,7 @@ class Exerciser:
 
     def __init__(self, config: AcceleratorConfig):
         self.config, self.account = config, Account()
-        self._golden, self.machine, self._rtl = GoldenDevice(config), MachineDevice(config), {}
+        self._golden, self.machine, self._cycle, self._rtl = GoldenDevice(config), MachineDevice(config), CycleDevice(config), {}
 
     def __enter__(self) -> "Exerciser":
         return self
@@ -116,7 +117,8 @@ class Exerciser:
             device.close()
 
     def run(self, case: Case) -> bool:
-        """Whether the compiler takes the case. Raises AssertionError naming device, output, image, channel and pixel if a device's bytes are not golden's."""
+        """Whether the compiler takes the case. Raises AssertionError naming device, output, image, channel and pixel if a device's bytes are not golden's, and
+        the layers' cycles if `cycle` does not have those of the RTL."""
         network, codes = case.network(), case.input_codes()
         try:
             program = compile(network, self.config, case.batch)
@@ -131,6 +133,8 @@ class Exerciser:
                     image, channel, y, x = np.argwhere(got != want)[0].tolist()
                     raise AssertionError(f"{device.name} of {self.config.name}: {name}, image {image}, channel {channel}, pixel ({y}, {x}) is "
                                          f"{got[image, channel, y, x]}, not {want[image, channel, y, x]}; {(got != want).sum()} of {got.size} codes differ")
+        if case.memory == "sdram" and (modelled := self._cycle.run_program(program, codes)).layers != result.layers:
+            raise AssertionError(f"cycle of {self.config.name}: the layers take {modelled.layers} cycles, not {result.layers}")
         self.account.cycles += result.cycles  # the RTL's, which comes last
         self.account.add(program, plan_network(network, self.config, case.batch))
         return True

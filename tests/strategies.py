@@ -5,7 +5,7 @@ A new kind of layer is a function in `KINDS`. What is drawn shrinks towards the 
 
 from math import ceil, prod
 
-from cases import BIASES, CODES, SCALES, SHIFTS, WEIGHTS, Case, Input, LayerCase, Summand
+from cases import BIASES, CODES, SCALES, SHIFTS, SLOPES, TABLES, WEIGHTS, Case, Input, LayerCase, Summand
 from hypothesis import assume
 from hypothesis import strategies as st
 
@@ -112,9 +112,19 @@ def _add(draw, shape, budget, channels):
     return {"op": "add", "outputs": shape[0], "groups": shape[0], "weight": "one", "summand": True}
 
 
+def _phases(draw, shape, budget, channels):
+    phases = draw(st.sampled_from((2, 3, 8)))
+    groups = draw(st.sampled_from((1, shape[0])))
+    outputs = shape[0] if groups > 1 else draw(_at_most(channels, 2 * budget // (phases * ceil(shape[0] / PLANE))))
+    window = _window(draw, shape[1:], budget // (phases * ceil(shape[0] / PLANE) * ceil(outputs / 2)))
+    return {"op": "conv_transpose", "outputs": outputs, "groups": groups, "column_phases": phases, "cropped": draw(st.integers(0, phases - 1)),
+            "summand": False, "pool": None} | window
+
+
 #: Each takes `draw`, the shape of the layer's input, array loads it may take, and channels it may choose from, and gives attributes of a :class:`LayerCase`.
 #: Attributes that it leaves out are drawn alike for all kinds.
-KINDS = {"conv": _conv, "depthwise": _depthwise, "grouped": _grouped, "linear": _linear, "avg_pool": _average, "max_pool": _max_pool, "add": _add}
+KINDS = {"conv": _conv, "depthwise": _depthwise, "grouped": _grouped, "linear": _linear, "avg_pool": _average, "max_pool": _max_pool, "add": _add,
+         "phases": _phases}
 
 
 # ---- layers and networks -------------------------------------------------------------------------------------------------------
@@ -146,19 +156,20 @@ class _Drawing:
         values = KINDS[draw(st.sampled_from(tuple(KINDS)))](draw, shape, self._budget // 16, self._channels)
         one = LayerCase(source=source, **values | {"summand": None})
         size = tuple(map(_count, shape[1:], one.kernel, one.stride, one.dilation, one.padding[:2], one.padding[2:]))
-        loads = prod(one.kernel) * ceil(one.outputs / 2) * ceil(shape[0] / one.groups / PLANE)
+        loads = one.column_phases * prod(one.kernel) * ceil(one.outputs / 2) * ceil(shape[0] / one.groups / PLANE)
         assume(loads * self.batch * prod(size) <= 2 * self._budget)
         if values.pop("summand", draw(st.booleans())):
             values["summand"] = self._summand((one.outputs, *size))
         values.setdefault("weight", draw(st.sampled_from(("random",) * 3 + tuple(WEIGHTS))))
         if "pool" not in values and draw(_SOMETIMES):
             values["pool"] = draw(_pools(size))
+        values |= {"slopes": draw(st.sampled_from((None,) * 6 + tuple(SLOPES))), "table": draw(st.sampled_from((None,) * 4 + tuple(TABLES)))}
         if draw(_SOMETIMES):
             values["low"], values["high"] = sorted((draw(_CODE), draw(_CODE)))
         values |= {"bias": draw(st.sampled_from(tuple(BIASES))), "scale": draw(st.sampled_from(("fitting",) * 6 + tuple(SCALES))), "zero_point": draw(_CODE)}
         if pool := values.get("pool"):
             size = tuple(map(_count, size, pool.kernel, pool.stride, (1, 1), pool.padding[:2], pool.padding[2:]))
-        self.maps[f"y{len(self.layers)}"] = (one.outputs, *size)
+        self.maps[f"y{len(self.layers)}"] = (one.outputs, size[0], size[1] * one.column_phases - one.cropped)
         self.layers.append(LayerCase(source=source, **values))
 
     def _summand(self, shape):
@@ -203,6 +214,11 @@ CORNER_CASES = (
     )),
     # the largest sum, reached
     Case(inputs=(Input(shape=(2048, 1, 1)),), layers=(LayerCase(source="x0", outputs=9, weight="lowest", bias="highest"),), codes="lowest"),
+    # a kernel of which the weight buffer's quarter holds some rows
+    Case(inputs=(Input(shape=(9, 11, 12)),), layers=(LayerCase(source="x0", outputs=2, kernel=(11, 11)),)),
+    # tables after tables, more than there is room for at once
+    Case(inputs=(Input(shape=(3, 4, 4)),), outputs=("y9",), layers=tuple(
+        LayerCase(source=f"y{index - 1}" if index else "x0", outputs=3, table="random", slopes=("small", None)[index % 2]) for index in range(10))),
     # an input worth folding to cells of the stride
     Case(inputs=(Input(shape=(1, 17, 17)),), layers=(LayerCase(source="x0", outputs=3, kernel=(7, 7), stride=(4, 4), padding=(3, 3, 3, 3)),)),
     # for several chunks of the map: weights of which the buffer holds a block, or not even that
