@@ -64,6 +64,17 @@ class Geometry:
         channels = [c for c in range(first, first + self.block, self.config.outputs) if c < ceil(self.conv[0] / PLANE) * PLANE]
         return [phase * self.phase_channels + c for phase in range(self.layer.column_phases) for c in channels]
 
+    @property
+    def block_parameters(self) -> int:
+        """Parameter words of a block, of all phases."""
+        return self.layer.column_phases * self.block // 4
+
+    def parameter_word(self, first: int) -> int:
+        """Where the parameters of the output channels from `first` on lie: blocks follow each other, in each the phases, so that a tile's lie together."""
+        phase, channel = divmod(first, self.phase_channels)
+        block, rest = divmod(channel, self.block)
+        return block * self.block_parameters + (phase * self.block + rest) // 4
+
     def reduction(self, first: int) -> tuple[int, int]:
         """Channel words, half-open, that the output channels from `first` on need."""
         first %= self.phase_channels
@@ -183,7 +194,8 @@ def _check_limits(geometry, row_stride):
               ("dilation", max(geometry.dilation), 31), ("padding", max(geometry.padding), 2047), ("map height", size[0], 2047), ("map width", size[1], 2047),
               ("last window's row", last[0], 2047), ("last window's column", last[1], 2047), ("output height", conv[0], 1023), ("output width", conv[1], 2047)]
     limits += [(f"{what} area", height * width, (1 << 20) - 1) for what, (height, width) in (("map", size), ("output", conv), ("stored map", out))]
-    limits += [("stored width", out[1], 2047), ("distance of stored rows", row_stride, (1 << 14) - 1)]
+    limits += [("parameters of a block", geometry.block_parameters, geometry.config.parameter_words),
+               ("stored width", out[1], 2047), ("distance of stored rows", row_stride, (1 << 14) - 1)]
     if layer.pool:
         limits += [("pooling kernel", max(layer.pool.kernel), 15), ("pooling stride", max(layer.pool.stride), 15)]
     for name, value, most in limits:

@@ -39,7 +39,10 @@ def pack_parameters(geometry: Geometry) -> np.ndarray:
     layer, fill = geometry.layer, geometry.phase_channels - geometry.conv[0]
 
     def padded(values, value=0):
-        return values if values is None else np.pad(values.reshape(layer.column_phases, -1), ((0, 0), (0, fill)), constant_values=value).reshape(-1)
+        if values is None:
+            return None
+        values = np.pad(values.reshape(layer.column_phases, -1), ((0, 0), (0, fill)), constant_values=value)
+        return values.reshape(layer.column_phases, geometry.blocks, geometry.block).swapaxes(0, 1).reshape(-1)
 
     return encode_parameters(padded(layer.bias), padded(layer.multiplier), padded(layer.shift, 16), padded(layer.negative))
 

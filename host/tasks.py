@@ -94,7 +94,7 @@ class Work:
         geometry, layer_parameters = plan.geometry, None
         kept = {}
         tiles_of_layer = sum(len(chunk.tiles) for chunk in plan.chunks)
-        parameter_words = geometry.layer.column_phases * geometry.phase_channels // 4
+        parameter_words = geometry.blocks * geometry.block_parameters
         table = None
         if offsets.table is not None:
             table = Load(offsets.table, 1, uses=tiles_of_layer * sum(len(geometry.parts(block)) for block in range(geometry.blocks)))
@@ -129,15 +129,15 @@ class Work:
 
     def _parameter_pieces(self, geometry, offsets, tiles):
         """First output channel of an array load → its parameters' load and the first word in it."""
-        words, limit = geometry.layer.column_phases * geometry.phase_channels // 4, self._config.parameter_words // 4
-        step = max(geometry.block // 4, limit // (geometry.block // 4) * (geometry.block // 4))
+        unit, limit = geometry.block_parameters, self._config.parameter_words // 4
+        words, step = geometry.blocks * unit, max(unit, limit // unit * unit)
         result = {}
         for first_word in range(0, words, step):
             count = min(step, words - first_word)
-            firsts = [c for block in range(geometry.blocks) for c in geometry.parts(block) if first_word <= c // 4 < first_word + count]
+            firsts = [c for block in range(geometry.blocks) for c in geometry.parts(block) if first_word <= geometry.parameter_word(c) < first_word + count]
             load = Load(offsets.parameters + 32 * first_word, count, uses=tiles * len(firsts))
             self.parameter_loads.append(load)
-            result |= {c: (load, c // 4 - first_word) for c in firsts}
+            result |= {c: (load, geometry.parameter_word(c) - first_word) for c in firsts}
         return result
 
     def _weight_pieces(self, geometry, offset, cut):

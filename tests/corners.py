@@ -135,7 +135,7 @@ CORNERS = {
     "a sum in several pieces": lambda v: len(v.cut) > 1,
     "kernel rows in several pieces": lambda v: any(piece.row for piece in v.cut),
     "several blocks of outputs": lambda v: v.plan.geometry.blocks > 1,
-    "parameters in several loads": lambda v: v.plan.geometry.blocks * v.plan.geometry.block // 4 > v.program.config.parameter_words // 2,
+    "parameters in several loads": lambda v: v.plan.geometry.blocks * v.plan.geometry.block_parameters > v.program.config.parameter_words // 2,
 }
 
 

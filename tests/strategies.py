@@ -219,6 +219,8 @@ CORNER_CASES = (
     # tables after tables, more than there is room for at once
     Case(inputs=(Input(shape=(3, 4, 4)),), outputs=("y9",), layers=tuple(
         LayerCase(source=f"y{index - 1}" if index else "x0", outputs=3, table="random", slopes=("small", None)[index % 2]) for index in range(10))),
+    # phases whose parameters come in several loads
+    Case(inputs=(Input(shape=(100, 1, 1)),), layers=(LayerCase(source="x0", outputs=100, op="conv_transpose", groups=100, column_phases=8),)),
     # an input worth folding to cells of the stride
     Case(inputs=(Input(shape=(1, 17, 17)),), layers=(LayerCase(source="x0", outputs=3, kernel=(7, 7), stride=(4, 4), padding=(3, 3, 3, 3)),)),
     # for several chunks of the map: weights of which the buffer holds a block, or not even that
