@@ -170,7 +170,7 @@ async def halt_lets_begun_bursts_end(dut):
         await RisingEdge(dut.clk)
 
 
-@cocotb.test()
+@cocotb.test(timeout_time=10, timeout_unit="ms")  # an answer that is lost is waited for
 async def writes(dut):
     await reset(dut)
     ram = AxiRamWrite(AxiWriteBus.from_prefix(dut, "bus"), dut.clk, dut.rst, size=MEMORY)
