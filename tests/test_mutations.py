@@ -1,6 +1,7 @@
 """The planted faults of mutations.toml still fit the hardware; `python -m tests.mutate` shows that they are found."""
 
 import ast
+import json
 
 import pytest
 from mutate import MUTATIONS, ROOT, Mutation
@@ -31,3 +32,9 @@ def test_text_that_is_not_there_once(tmp_path):
 
 def test_at_least_twenty_with_names_of_their_own():
     assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS) >= 20
+
+
+def test_at_least_twenty_were_all_found():
+    result = json.loads((ROOT / "results" / "mutations.json").read_text())
+    assert result["planted"] == result["found"] == len(result["mutations"]) >= 20
+    assert all(row["found_by"] for row in result["mutations"])
