@@ -66,23 +66,23 @@ class Emitter:
         self._staging = Ring(config.stage_pixels, wraps=True)
         self._tables = Ring(TABLE_ENTRIES // 256, wraps=False)
         self._ahead = {ring: _Ahead() for ring in (self._maps, self._weights, self._parameters, self._tables, self._residuals)}
-        # Per ring of what lies behind base WEIGHTS: what LOAD_WEIGHTS fills, its addresses and the beats per unit of the ring.
-        self._targets = {self._weights: (Target.WEIGHTS, 1, self._lanes), self._parameters: (Target.PARAMETERS, 1, 4), self._tables: (Target.TABLE, 256, 256)}
         self._staged = []   # (tile, region) that later stores of the strip may read
         self._drains = []   # DRAIN marks, one a completed bank of sums
         self._stored_tiles = deque(maxlen=_Ahead.limit)  # STORE marks, one a tile
         self._written = {}  # tensor that is no part → (images, planes, rows as a range, columns, STORE mark)
-        self._work = Work(config, plans, offsets)
+        self._work = work = Work(config, plans, offsets)
+        # Per ring of what lies behind base WEIGHTS: its loads, what LOAD_WEIGHTS fills, its addresses and the beats per unit of the ring.
+        self._constants = {
+            self._parameters: (work.parameter_loads, Target.PARAMETERS, 1, 4), self._tables: (work.table_loads, Target.TABLE, 256, 256),
+            self._weights: (work.weight_loads, Target.WEIGHTS, 1, self._lanes),
+        }
 
     # ---- loads that run ahead ------------------------------------------------------------------------------------------------
 
     def _run_ahead(self):
-        while self._load_constant(self._work.parameter_loads, self._parameters):
-            pass
-        while self._load_constant(self._work.table_loads, self._tables):
-            pass
-        while self._load_constant(self._work.weight_loads, self._weights):
-            pass
+        for ring in self._constants:
+            while self._load_constant(ring):
+                pass
         while self._work.residual_loads and not self._ahead[self._residuals].full and self._load_residual():
             pass
         while self._work.chunk_loads and not self._ahead[self._maps].full:
@@ -91,20 +91,27 @@ class Emitter:
             elif not self._load_map(self._work.chunk_loads[0]):
                 break
 
-    def _load_constant(self, loads, ring, force=False):
+    def _load_constant(self, ring, force=False):
         """Emit the next load of weights, parameters or a table, if there is one and room for it; `force`: however far ahead."""
+        loads, target, step, beats = self._constants[ring]
         if not loads or (self._ahead[ring].full and not force):
             return False
         load = loads[0]
         load.region = ring.allocate(load.words)
         if load.region is None:
             return False
-        target, step, beats = self._targets[ring]
         load.mark = self._schedule.emit(Opcode.LOAD_WEIGHTS, [load.region.after], base=Base.WEIGHTS, offset=load.offset // 8,
                                         target=target, address=load.region.start * step, beats=load.words * beats)
         self._ahead[ring].add(load.mark)
         loads.popleft()
         return True
+
+    def _need_constant(self, load, ring):
+        """An instruction that waits for `load` is next: emit it, and what comes before it, if that has not been done."""
+        while load.mark is None:
+            loaded = self._load_constant(ring, force=True)
+            assert loaded, "each ring holds what a tile needs at once"
+        self._ahead[ring].passed(load.mark)
 
     def _load_map(self, load):
         """Emit the next of a chunk's loads, if there is room for the chunk and its source is in memory."""
@@ -239,11 +246,8 @@ class Emitter:
         bank_free = self._drains[-2] if len(self._drains) >= 2 else None
         mark = None
         for position, (piece, load) in enumerate(weights):
-            while load.mark is None:
-                loaded = self._load_constant(self._work.weight_loads, self._weights, force=True)
-                assert loaded, "the weight buffer holds a tile's pieces"
+            self._need_constant(load, self._weights)
             maps = self._loaded(task, geometry, piece)
-            self._ahead[self._weights].passed(load.mark)
             self._ahead[self._maps].passed(maps)
             self._schedule.setup(Opcode.COMPUTE_STRIDES, **{name: value % (1 << 14) for name, value in {
                 "column": stride_x, "row": stride_y * width - row_back, "image": image_stride - image_back, "kernel_column": dilation_x - run_back,
@@ -284,16 +288,10 @@ class Emitter:
     def _emit_drain(self, task, geometry, first, parameters, word, compute, region):
         layer, residual, tile = geometry.layer, geometry.layer.residual, task.tile
         before = layer.lookup.before if layer.lookup else self._network.tensors[layer.output]
-        while parameters.mark is None:
-            loaded = self._load_constant(self._work.parameter_loads, self._parameters, force=True)
-            assert loaded, "the parameter buffer holds a block's"
-        self._ahead[self._parameters].passed(parameters.mark)
+        self._need_constant(parameters, self._parameters)
         values = {"leaky": layer.negative is not None}
         if table := task.table:
-            while table.mark is None:
-                loaded = self._load_constant(self._work.table_loads, self._tables, force=True)
-                assert loaded, "the tables hold a layer's"
-            self._ahead[self._tables].passed(table.mark)
+            self._need_constant(table, self._tables)
             values |= {"table": 1, "page": table.region.start}
         if residual:
             while task.residual.mark is None:

@@ -166,10 +166,9 @@ class _Fuser:
             self.claimed.add(add)
             last = add
         if op != "max_pool":
-            several = {
-                "avg_pool": lambda: len(values["windows"].rows) * len(values["windows"].columns) > 1,
-                "conv_transpose": lambda: pair(argument(node, "stride"))[0] > 1, "upsample": lambda: shape[1] > self.map_of(source)[1],
-            }.get(op, lambda: False)()
+            several = (op == "avg_pool" and len(values["windows"].rows) * len(values["windows"].columns) > 1
+                       or op == "conv_transpose" and pair(argument(node, "stride"))[0] > 1
+                       or op == "upsample" and shape[1] > self.map_of(source)[1])
             activation, last = self.activation(node if op == "activation" else None, last, "residual" in values, several)
             values |= activation
         output = last

@@ -12,7 +12,7 @@ from ..hw.parameters import nearest_short
 from ..sim import golden
 from .errors import CelosiaError
 from .fuse import Group, Groups
-from .operations import argument, pair
+from .operations import argument, pair, value_of
 from .phases import aligned, phases, taken
 
 __all__ = ["lower", "requantization"]
@@ -123,7 +123,7 @@ class _Lowering:
         if not group.leaky:
             return None
         node = self.by_name[group.leaky]
-        slopes = self._value(node.args[1]) if node.target is torch.ops.aten.prelu.default else argument(node, "negative_slope")
+        slopes = value_of(self.module, node.args[1]) if node.target is torch.ops.aten.prelu.default else argument(node, "negative_slope")
         return np.broadcast_to(np.asarray(slopes, np.float64), group.conv_shape[:1])
 
     def average_pool(self, group):
@@ -199,15 +199,9 @@ class _Lowering:
 
     def _parameters(self, node):
         dequantize = node.args[1]
-        weight, scale = (self._value(argument) for argument in dequantize.args[:2])
-        bias = np.float64(0) if argument(node, "bias") is None else self._value(argument(node, "bias")).astype(np.float64)
+        weight, scale = (value_of(self.module, argument).numpy() for argument in dequantize.args[:2])
+        bias = np.float64(0) if argument(node, "bias") is None else value_of(self.module, argument(node, "bias")).numpy().astype(np.float64)
         return weight, scale.astype(np.float64), bias
-
-    def _value(self, node):
-        value = self.module
-        for name in node.target.split("."):
-            value = getattr(value, name)
-        return value.detach().numpy()
 
     def _residual(self, group, tensor, y, shift):
         ratio, limit = tensor.scale / y.scale, int(shift.min())

@@ -38,13 +38,9 @@ def _tanh_bounds(low, high):
     return -bound, bound
 
 
-def _no_bounds(low, high):
-    return -math.inf, math.inf
-
-
 #: Other pointwise functions, each with what gives, for arguments in low…high, the bounds beyond which its value is constant to within half of 1/255 of its values'
-#: range: arguments there need not be told apart.
-FUNCTIONS = dict.fromkeys((aten.silu.default, aten.gelu.default, aten.elu.default, aten.mish.default, aten.softplus.default), _no_bounds) | {
+#: range: arguments there need not be told apart. None: there are none.
+FUNCTIONS = dict.fromkeys((aten.silu.default, aten.gelu.default, aten.elu.default, aten.mish.default, aten.softplus.default)) | {
     aten.sigmoid.default: _sigmoid_bounds, aten.tanh.default: _tanh_bounds,
     aten.hardswish.default: lambda low, high: (-3.0, math.inf), aten.hardsigmoid.default: lambda low, high: (-3.0, 3.0),
 }

@@ -210,7 +210,6 @@ class RtlDevice:
             if (value := self._read(register)) != expected:
                 raise DeviceError(f"the device is not the RTL of config {self.config.name}: register {register.name} is {value:08x}, not {expected:08x}")
 
-
     def _execute(self, program, bases, marks):
         """Start and wait; returns the cycle of each mark."""
         for base, register in _BASES.items():

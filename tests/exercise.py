@@ -11,18 +11,18 @@ from corners import CORNERS, View
 from hypothesis import HealthCheck, Phase
 from hypothesis.internal.conjecture import providers
 from hypothesis.strategies import SearchStrategy
+from on_machine import run_on_machine
 
 from celosia.host.compile import compile, plan_network
 from celosia.host.errors import CompileError
 from celosia.host.tile import Plan
 from celosia.hw import isa
 from celosia.hw.config import AcceleratorConfig
-from celosia.hw.isa import EDGES, Base, Opcode, Unit
-from celosia.hw.program import Program, map_bytes, pack_map, unpack_map
+from celosia.hw.isa import EDGES, Opcode, Unit
+from celosia.hw.program import Program
 from celosia.sim.cycle import CycleDevice
 from celosia.sim.device import RunResult
 from celosia.sim.golden import GoldenDevice
-from celosia.sim.machine import Machine
 from celosia.sim.rtl import RtlDevice
 
 __all__ = ["DEVICES", "Account", "Exerciser", "MachineDevice", "search"]
@@ -41,18 +41,7 @@ class MachineDevice:
 
     def run_program(self, program: Program, inputs: list[np.ndarray]) -> RunResult:
         """Run a program on int8 codes (N, C, H, W), one array per input."""
-        bases, tensors, seed = program.bases(), program.network.tensors, crc32(program.image)
-        memory = np.random.default_rng(seed).integers(0, 256, program.memory_bytes, np.uint8)
-        memory[bases[Base.WEIGHTS] :][: program.image.size] = program.image
-        for place, codes in zip(program.inputs, inputs):
-            packed = pack_map(place.fold.apply(codes, tensors[place.tensor].zero_point) if place.fold else codes).reshape(-1).view(np.uint8)
-            memory[bases[place.base] + place.offset :][: packed.size] = packed
-        Machine(self.config, memory, bases, seed).run(program.words())
-        outputs = []
-        for place in program.outputs:
-            shape = tensors[place.tensor].shape
-            outputs.append(unpack_map(memory[bases[place.base] + place.offset :][: map_bytes(program.batch, shape)], program.batch, shape))
-        return RunResult(outputs=outputs)
+        return RunResult(outputs=run_on_machine(program, inputs, crc32(program.image)))
 
     def close(self) -> None:
         """Nothing to release."""

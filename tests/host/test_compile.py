@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from networks import network_of, random_codes, random_layer, random_network, random_parts, random_phases
+from on_machine import run_on_machine
 
 from celosia.host.compile import compile, plan_network
 from celosia.host.errors import CompileError
@@ -13,23 +14,9 @@ from celosia.hw.config import CONFIGS, AcceleratorConfig, get_config
 from celosia.hw.control import EngineControl
 from celosia.hw.isa import Base, Opcode, Unit
 from celosia.hw.network import Pool, Residual, read_tensors, write_tensors
-from celosia.hw.program import Program, ProgramError, pack_map
+from celosia.hw.program import Program, ProgramError
 from celosia.sim.golden import execute
-from celosia.sim.machine import Machine, MachineError
-
-
-def run_on_machine(program, codes, seed, words=None):
-    """Output codes of a program executed by the instruction-level model, over memory and buffers full of junk."""
-    bases, network = program.bases(), program.network
-    memory = np.random.default_rng(seed).integers(0, 256, max(program.memory_bytes + (1 << 16), 1 << 20), np.uint8)
-    memory[bases[Base.WEIGHTS] : bases[Base.WEIGHTS] + len(program.image)] = program.image
-    for place in program.inputs:
-        folded = place.fold.apply(codes, network.tensors[place.tensor].zero_point) if place.fold else codes
-        data = pack_map(folded).reshape(-1).view(np.uint8)
-        memory[bases[place.base] + place.offset :][: len(data)] = data
-    Machine(program.config, memory, bases, seed).run(program.words() if words is None else words, program_order=seed == 0)
-    outputs = [program.output_codes(place, memory[bases[place.base] :]) for place in program.outputs]
-    return outputs[0] if len(outputs) == 1 else outputs
+from celosia.sim.machine import MachineError
 
 
 @pytest.mark.parametrize("config", ["tiny", "ulx3s-25f", "ulx3s-85f"])
@@ -39,7 +26,7 @@ def test_random_networks(config, seed):
     program = compile(network, config, batch)
     codes = random_codes(network, batch, seed)
     for order in (0, seed + 1):
-        np.testing.assert_array_equal(run_on_machine(program, codes, order), execute(network, [codes])[0])
+        np.testing.assert_array_equal(run_on_machine(program, [codes], order)[0], execute(network, [codes])[0])
 
 
 @pytest.mark.parametrize("config", ["tiny", "ulx3s-25f", "ulx3s-85f"])
@@ -49,8 +36,8 @@ def test_parts_and_wholes(config, kind, seed):
     network, batch = kind(seed, largest=12 if config == "tiny" else 24), 1 + seed % 3
     program, codes = compile(network, config, batch), random_codes(network, batch, seed)
     for order in (0, seed + 1):
-        got, want = run_on_machine(program, codes, order), execute(network, [codes])
-        for one, other in zip(got if len(want) > 1 else [got], want, strict=True):
+        got, want = run_on_machine(program, [codes], order), execute(network, [codes])
+        for one, other in zip(got, want, strict=True):
             np.testing.assert_array_equal(one, other)
 
 
@@ -91,7 +78,7 @@ def test_every_kind_of_token_matters(edge):
         rest = {k: v for k, v in fields.items() if k not in ("opcode", "wait", "post")}
         words.append(isa.encode(opcode, wait=wait, post=post, **rest))
     want = execute(network, [codes])[0]
-    assert any((run_on_machine(program, codes, seed, words) != want).any() for seed in range(1, 6))
+    assert any((run_on_machine(program, [codes], seed, words)[0] != want).any() for seed in range(1, 6))
 
 
 def test_tokens_name_existing_edges_only():
@@ -99,7 +86,7 @@ def test_tokens_name_existing_edges_only():
     words = program.words()
     words[-1:] = [isa.encode(Opcode.LOAD_WEIGHTS, post=[Unit.STORE], beats=4), words[-1]]
     with pytest.raises(MachineError, match="no tokens go from WEIGHT to STORE"):
-        run_on_machine(program, random_codes(program.network, 1, 0), 0, words)
+        run_on_machine(program, [random_codes(program.network, 1, 0)], 0, words)
 
 
 def test_the_same_network_gives_the_same_bytes(tmp_path):
@@ -113,7 +100,7 @@ def test_a_program_survives_its_file(tmp_path):
     program = compile(network, "tiny", 2)
     program.save(tmp_path / "p.celp")
     loaded, codes = Program.load(tmp_path / "p.celp"), random_codes(network, 2, 5)
-    np.testing.assert_array_equal(run_on_machine(loaded, codes, 0), execute(network, [codes])[0])
+    np.testing.assert_array_equal(run_on_machine(loaded, [codes], 0)[0], execute(network, [codes])[0])
     assert loaded.bases() == program.bases() and loaded.stores == program.stores
     with pytest.raises(ProgramError, match="compile it with --config ulx3s-85f"):
         loaded.check_config(get_config("ulx3s-85f"))
@@ -190,7 +177,7 @@ def test_large_shapes(config, shape, outputs, kernel, attributes):
     rng = np.random.default_rng(6)
     network = network_of([random_layer(rng, "a", "x", shape, outputs, kernel, **attributes)], shape, rng)
     program, codes = compile(network, config), random_codes(network, 1, 3)
-    np.testing.assert_array_equal(run_on_machine(program, codes, 1), execute(network, [codes])[0])
+    np.testing.assert_array_equal(run_on_machine(program, [codes], 1)[0], execute(network, [codes])[0])
 
 
 @pytest.mark.parametrize("shape, attributes, problem", [
@@ -246,7 +233,7 @@ def test_average_pooling_loads_its_weights_once(config):
     program, codes = compile(network, config), random_codes(network, 1, 2)
     loads = 2 * max(program.config.inputs // program.config.outputs, 1)  # of one channel word, and of the last, whose channels are fewer
     assert program.code_offset <= 64 // 4 * 32 + loads * 49 * program.config.macs + 512
-    np.testing.assert_array_equal(run_on_machine(program, codes, 3), execute(network, [codes])[0])
+    np.testing.assert_array_equal(run_on_machine(program, [codes], 3)[0], execute(network, [codes])[0])
 
 
 def test_loads_do_not_run_ahead_beyond_what_a_token_counter_holds():
@@ -254,7 +241,7 @@ def test_loads_do_not_run_ahead_beyond_what_a_token_counter_holds():
     rng = np.random.default_rng(6)
     network = network_of([random_layer(rng, "a", "x", (16, 40, 2), 16, (1, 1), stride=(2, 2))], (16, 40, 2), rng)
     program, codes = compile(network, "ulx3s-85f", 32), random_codes(network, 32, 2)
-    np.testing.assert_array_equal(run_on_machine(program, codes, 4), execute(network, [codes])[0])
+    np.testing.assert_array_equal(run_on_machine(program, [codes], 4)[0], execute(network, [codes])[0])
 
 
 def test_small_tiles_do_not_pile_up_beyond_what_a_token_counter_holds():
@@ -262,4 +249,4 @@ def test_small_tiles_do_not_pile_up_beyond_what_a_token_counter_holds():
     rng = np.random.default_rng(6)
     network = network_of([random_layer(rng, "a", "x", (16, 1, 3), 12288, (1, 1))], (16, 1, 3), rng)
     program, codes = compile(network, "ulx3s-85f"), random_codes(network, 1, 2)
-    np.testing.assert_array_equal(run_on_machine(program, codes, 1), execute(network, [codes])[0])
+    np.testing.assert_array_equal(run_on_machine(program, [codes], 1)[0], execute(network, [codes])[0])
