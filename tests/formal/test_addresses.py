@@ -44,6 +44,24 @@ def small(harness, bits, *names):
     return [assume(getattr(harness, name) < 1 << bits) for name in names] + [assume((harness.base[:3] == 0) & (harness.base < 8 << bits))]
 
 
+def offer(m, harness, struct):
+    """A load unit is given the harness's fields as an instruction when it has retired the one before. Returns the unit, what it was given, and whether it takes it."""
+    m.submodules.unit = unit = harness._unit
+    word = struct(unit.instruction.payload[: struct.as_shape().size])
+    given = {name: Signal.like(getattr(harness, name), name=f"given_{name}") for name in harness.names}
+    taken, under_way = unit.instruction.valid & unit.instruction.ready, Signal()
+    m.d.comb += [
+        *(word[name].eq(getattr(harness, name)) for name in harness.names),
+        unit.instruction.valid.eq(harness.valid & ~under_way), unit.runs.ready.eq(harness.ready), unit.bases[0].eq(harness.base),
+        unit.beats.valid.eq(harness.came),
+    ]
+    with m.If(unit.control.retired):
+        m.d.sync += under_way.eq(0)
+    with m.If(taken):
+        m.d.sync += [*(given[name].eq(getattr(harness, name)) for name in harness.names), under_way.eq(1)]
+    return unit, given, taken
+
+
 class Weights(wiring.Component):
     """LOAD_WEIGHTS of up to six beats, taken when the unit is idle. Beats come when they like, but not before they were asked for."""
 
@@ -61,13 +79,8 @@ class Weights(wiring.Component):
 
     def elaborate(self, _platform):
         m = Module()
-        m.submodules.unit = unit = self._unit
-        word = LoadWeights(unit.instruction.payload[: LoadWeights.as_shape().size])
-        given = {name: Signal.like(getattr(self, name), name=f"given_{name}") for name in self.names}
-        taken, under_way = unit.instruction.valid & unit.instruction.ready, Signal()
+        unit, given, taken = offer(m, self, LoadWeights)
         m.d.comb += [
-            *(word[name].eq(getattr(self, name)) for name in self.names),
-            unit.instruction.valid.eq(self.valid & ~under_way), unit.runs.ready.eq(self.ready), unit.bases[0].eq(self.base), unit.beats.valid.eq(self.came),
             assume((self.beats != 0) & (self.beats <= 6) & (self.target < len(Target))), *small(self, 3, "offset", "address"),
         ]
 
@@ -99,11 +112,9 @@ class Weights(wiring.Component):
             self.astray.eq(Cat(astray).any()),
             self.early.eq(unit.control.retired & ~finished[1]), self.endless.eq(finished[1] & ~unit.control.retired),
         ]
-        with m.If(unit.control.retired):
-            m.d.sync += under_way.eq(0)
         with m.If(taken):
             m.d.sync += [
-                *(given[name].eq(getattr(self, name)) for name in self.names), under_way.eq(1), asked.eq(0), beat.eq(0), lane.eq(0),
+                asked.eq(0), beat.eq(0), lane.eq(0),
                 place.eq(self.address), start.eq(self.base[3:] + self.offset),
             ]
         return m
@@ -127,13 +138,8 @@ class Maps(wiring.Component):
 
     def elaborate(self, _platform):
         m = Module()
-        m.submodules.unit = unit = self._unit
-        word = LoadMap(unit.instruction.payload[: LoadMap.as_shape().size])
-        given = {name: Signal.like(getattr(self, name), name=f"given_{name}") for name in self.names}
-        taken, under_way = unit.instruction.valid & unit.instruction.ready, Signal()
+        unit, given, taken = offer(m, self, LoadMap)
         m.d.comb += [
-            *(word[name].eq(getattr(self, name)) for name in self.names),
-            unit.instruction.valid.eq(self.valid & ~under_way), unit.runs.ready.eq(self.ready), unit.bases[0].eq(self.base), unit.beats.valid.eq(self.came),
             assume((self.beats != 0) & (self.beats <= 2) & (self.planes != 0) & (self.planes <= 3)),
             *small(self, 2, "offset", "address", "pitch", "plane_stride"),
         ]
@@ -167,11 +173,9 @@ class Maps(wiring.Component):
             self.astray.eq(astray[0] | astray[1]),
             self.early.eq(unit.control.retired & ~finished[1]), self.endless.eq(finished[1] & ~unit.control.retired),
         ]
-        with m.If(unit.control.retired):
-            m.d.sync += under_way.eq(0)
         with m.If(taken):
             m.d.sync += [
-                *(given[name].eq(getattr(self, name)) for name in self.names), under_way.eq(1), asked.eq(0), plane.eq(0), beat.eq(0),
+                asked.eq(0), plane.eq(0), beat.eq(0),
                 place.eq(self.address), start.eq(self.base[3:] + self.offset),
             ]
         return m
