@@ -43,7 +43,7 @@ EDGES = (
     (Unit.MAP, Unit.DRAIN), (Unit.DRAIN, Unit.MAP),            # residuals likewise
     (Unit.COMPUTE, Unit.DRAIN), (Unit.DRAIN, Unit.COMPUTE),    # a bank of sums is complete / free
     (Unit.DRAIN, Unit.STORE), (Unit.STORE, Unit.DRAIN),        # a staged tile likewise
-    (Unit.STORE, Unit.MAP),                                    # a map is in memory (write responses received)
+    (Unit.STORE, Unit.MAP), (Unit.STORE, Unit.WEIGHT),         # a map is in memory (write responses received)
 )
 
 

@@ -44,7 +44,7 @@ class StoreUnit(wiring.Component):
     `runs` has one run a plane where rows follow each other in memory (`row_stride` = `columns`), else one a row. Run k + 1 follows 2 cycles after run k was taken;
     neither stream waits for the other. `Store.offset` is that of the first stored plane, whichever that is.
 
-    The token for DRAIN is posted two cycles after the last staged word was read. A STORE that posts to MAP holds up the next until its beats are in memory,
+    The token for DRAIN is posted two cycles after the last staged word was read. A STORE that posts to MAP or WEIGHT holds up the next until its beats are in memory,
     one that does not retires as soon as its runs are taken. `busy` until all is in memory.
     Tokens of a STORE_WINDOW are posted when it retires.
     A STORE before the first STORE_WINDOW, and a window without a pixel inside the bounds, store undefined values.
@@ -92,6 +92,7 @@ class StoreUnit(wiring.Component):
         runs_done = self._run(m, store, take_store)
 
         posts, retired = Signal.like(post), Signal()
+        in_memory = post[Unit.MAP] | post[Unit.WEIGHT]  # the units that read it
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.comb += [take_window.eq(taken & ~is_store), take_store.eq(taken & is_store)]
@@ -106,13 +107,13 @@ class StoreUnit(wiring.Component):
             with m.State("FINISH"), m.If(reader_done):
                 m.d.comb += posts[Unit.DRAIN].eq(post[Unit.DRAIN])
                 m.d.sync += post[Unit.DRAIN].eq(0)
-                with m.If(runs_done & ~post[Unit.MAP]):
+                with m.If(runs_done & ~in_memory):
                     m.d.comb += retired.eq(1)
                     m.next = "IDLE"
-                with m.If(runs_done & post[Unit.MAP]):
+                with m.If(runs_done & in_memory):
                     m.next = "FLUSH"
             with m.State("FLUSH"), m.If(credits_full & self.writes_done):
-                m.d.comb += [posts[Unit.MAP].eq(1), retired.eq(1)]
+                m.d.comb += [posts[Unit.MAP].eq(post[Unit.MAP]), posts[Unit.WEIGHT].eq(post[Unit.WEIGHT]), retired.eq(1)]
                 m.next = "IDLE"
         m.d.sync += [self.control.post.eq(posts), self.control.retired.eq(retired)]
         m.d.comb += self.control.busy.eq(taken | ~fsm.ongoing("IDLE") | ~credits_full | ~self.writes_done | self.control.retired)

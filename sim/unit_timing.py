@@ -171,7 +171,7 @@ class StoreTiming:
         while True:
             executed, (opcode, fields, *_) = yield from self._resting.take(finished + 1)
             self._executed.show(executed)
-            post, to_drain, to_map = fields["post"], 1 << Unit.DRAIN, 1 << Unit.MAP
+            post, to_drain, in_memory = fields["post"], 1 << Unit.DRAIN, 1 << Unit.MAP | 1 << Unit.WEIGHT
             if opcode is Opcode.STORE_WINDOW:
                 window = fields
                 # Serial products, a cycle for each digit of y modulo 2^10 and of the stride.
@@ -183,9 +183,9 @@ class StoreTiming:
                 self._dispatch.post(Unit.STORE, post & to_drain, read + 2)
                 sent, _ = yield from self._sent.take(0)
                 finished = max(read, sent) + 1
-            if post & to_map:
+            if post & in_memory:
                 finished = max(finished + 1, 2 + (yield from self._in_memory()))
-                self._dispatch.post(Unit.STORE, to_map, finished + 1)
+                self._dispatch.post(Unit.STORE, post & in_memory, finished + 1)
             self.retired.append(finished + 1)
             self.idle = finished + 2
 
