@@ -5,7 +5,23 @@ So are normalisation of the input, scaled branches, and every batch norm that PT
 
 import torch
 
-from .operations import ADD, BATCH_NORM, CONV, CONV_TRANSPOSE, LINEAR, add_parameter, argument, call, image_shape, is_tensor, operation, refuse, tensor_users, value_of
+from .operations import (
+    ADD,
+    BATCH_NORM,
+    CONV,
+    CONV_TRANSPOSE,
+    LINEAR,
+    SCALE,
+    add_parameter,
+    argument,
+    call,
+    image_shape,
+    is_tensor,
+    operation,
+    refuse,
+    tensor_users,
+    value_of,
+)
 
 __all__ = ["fold_constants", "rewrite_arithmetic", "rewrite_batch_norm"]
 
@@ -33,7 +49,8 @@ def fold_constants(module: torch.fx.GraphModule) -> None:
 
 
 def rewrite_arithmetic(module: torch.fx.GraphModule, node: torch.fx.Node) -> None:
-    """Rewrite an addition, subtraction, multiplication, division or negation with a constant; of two maps only a plain sum stays.
+    """Rewrite an addition, subtraction, multiplication, division or negation with a constant; of two maps only a plain sum stays, and
+    a product whose second factor, if there is one, has a value for each channel.
 
     Raises :exc:`UnsupportedError`.
     """
@@ -52,13 +69,17 @@ def _names(node):
 
 
 def _rewrite_maps(module, node, name):
-    """a − b and a + alpha · b are sums of a and a scaled b; a · sigmoid(a) is SiLU."""
+    """a − b and a + alpha · b are sums of a and a scaled b; a · sigmoid(a) is SiLU; of other products the larger map comes first."""
     if name == "mul":
         for one, other in (node.args[:2], node.args[1::-1]):
             if other.target in _GATED and other.args[0] is one and tensor_users(other) == [node]:
                 node.target, node.args = _GATED[other.target], (one,)
                 node.graph.erase_node(other)
                 return
+        if image_shape(node.args[0]) != image_shape(node):
+            node.args = node.args[::-1]
+        node.target, node.kwargs = SCALE, {}
+        return
     if name not in ("add", "sub"):
         raise refuse(node, "of two maps is not supported", "use an architecture that adds them")
     factor = (-1 if name == "sub" else 1) * argument(node, "alpha")

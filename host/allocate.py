@@ -30,9 +30,8 @@ def allocate(config: AcceleratorConfig, network: Network, plans: list[Plan], bat
     whole = {name: network.part(name).tensor for name in network.tensors}
     last_use = dict.fromkeys(network.tensors, -1)
     for index, layer in enumerate(network.layers):
-        for name in (layer.input, layer.residual and layer.residual.tensor, layer.output):
-            if name:
-                last_use[whole[name]] = index
+        for name in (*layer.reads, layer.output):
+            last_use[whole[name]] = index
     placements, sizes = {}, dict.fromkeys(Base, 0)
 
     def append(name, base, shape, fold=None):

@@ -20,8 +20,7 @@ __all__ = ["compile", "plan_network"]
 
 def plan_network(network: Network, config: AcceleratorConfig, batch: int) -> list[Plan]:
     """The plan of each layer. Raises CompileError naming the layer that fits no plan."""
-    reads = [name for layer in network.layers for name in (layer.input, layer.residual and layer.residual.tensor) if name] + network.outputs
-    uses = [network.part(name).tensor for name in reads]
+    uses = [network.part(name).tensor for name in [*(name for layer in network.layers for name in layer.reads), *network.outputs]]
     return [plan_layer(config, network, layer, batch, layer.input in network.inputs and uses.count(layer.input) == 1) for layer in network.layers]
 
 
@@ -64,7 +63,7 @@ def _image(plans):
 
     for plan in plans:
         geometry = plan.geometry
-        parameters = append(pack_parameters(geometry))
+        parameters = None if geometry.layer.parameters else append(pack_parameters(geometry))
         table = append(pack_table(geometry.layer.lookup.table)) if geometry.layer.lookup else None
         weights, known = {}, {}
         for first in [first for block in range(geometry.blocks) for first in geometry.parts(block)]:

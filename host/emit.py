@@ -71,8 +71,8 @@ class Emitter:
         self._stored_tiles = deque(maxlen=_Ahead.limit)  # STORE marks, one a tile
         self._written = {}  # tensor that is no part → (images, planes, rows as a range, columns, STORE mark)
         self._work = work = Work(config, plans, offsets)
-        # Per ring of what lies behind base WEIGHTS: its loads, what LOAD_WEIGHTS fills, its addresses and the beats per unit of the ring.
-        self._constants = {
+        # Per ring that LOAD_WEIGHTS fills: its loads, the target, its addresses and the beats per unit of the ring.
+        self._word_rings = {
             self._parameters: (work.parameter_loads, Target.PARAMETERS, 1, 4), self._tables: (work.table_loads, Target.TABLE, 256, 256),
             self._weights: (work.weight_loads, Target.WEIGHTS, 1, self._lanes),
         }
@@ -80,8 +80,8 @@ class Emitter:
     # ---- loads that run ahead ------------------------------------------------------------------------------------------------
 
     def _run_ahead(self):
-        for ring in self._constants:
-            while self._load_constant(ring):
+        for ring in self._word_rings:
+            while self._load_words(ring):
                 pass
         while self._work.residual_loads and not self._ahead[self._residuals].full and self._load_residual():
             pass
@@ -91,26 +91,32 @@ class Emitter:
             elif not self._load_map(self._work.chunk_loads[0]):
                 break
 
-    def _load_constant(self, ring, force=False):
-        """Emit the next load of weights, parameters or a table, if there is one and room for it; `force`: however far ahead."""
-        loads, target, step, beats = self._constants[ring]
+    def _load_words(self, ring, force=False):
+        """Emit the next load of weights, parameters or a table, if there is one and room for it, and what a layer makes is in memory; `force`: however far ahead."""
+        loads, target, step, beats = self._word_rings[ring]
         if not loads or (self._ahead[ring].full and not force):
             return False
-        load = loads[0]
+        load, base, offset, written = loads[0], Base.WEIGHTS, 0, []
+        if load.tensor:
+            # All images': one token then serves for them.
+            base, offset = self._placements[load.tensor].base, self._placements[load.tensor].offset
+            written = self._stored(load.tensor, (0, self._plans[0].geometry.batch), (0, 1), None)
+        if written is None:
+            return False
         load.region = ring.allocate(load.words)
         if load.region is None:
             return False
-        load.mark = self._schedule.emit(Opcode.LOAD_WEIGHTS, [load.region.after], base=Base.WEIGHTS, offset=load.offset // 8,
-                                        target=target, address=load.region.start * step, beats=load.words * beats)
+        load.mark = self._schedule.emit(Opcode.LOAD_WEIGHTS, [load.region.after, *written], base=base, offset=(offset + load.offset) // 8,
+                                        target=target, address=load.region.start * step, beats=(load.words - load.empty) * beats)
         self._ahead[ring].add(load.mark)
         loads.popleft()
         return True
 
-    def _need_constant(self, load, ring):
+    def _need_words(self, load, ring):
         """An instruction that waits for `load` is next: emit it, and what comes before it, if that has not been done."""
         while load.mark is None:
-            loaded = self._load_constant(ring, force=True)
-            assert loaded, "each ring holds what a tile needs at once"
+            loaded = self._load_words(ring, force=True)
+            assert loaded, "each ring holds what a tile needs at once, and what layers make of it has been stored"
         self._ahead[ring].passed(load.mark)
 
     def _load_map(self, load):
@@ -246,7 +252,7 @@ class Emitter:
         bank_free = self._drains[-2] if len(self._drains) >= 2 else None
         mark = None
         for position, (piece, load) in enumerate(weights):
-            self._need_constant(load, self._weights)
+            self._need_words(load, self._weights)
             maps = self._loaded(task, geometry, piece)
             self._ahead[self._maps].passed(maps)
             self._schedule.setup(Opcode.COMPUTE_STRIDES, **{name: value % (1 << 14) for name, value in {
@@ -288,10 +294,10 @@ class Emitter:
     def _emit_drain(self, task, geometry, first, parameters, word, compute, region):
         layer, residual, tile = geometry.layer, geometry.layer.residual, task.tile
         before = layer.lookup.before if layer.lookup else self._network.tensors[layer.output]
-        self._need_constant(parameters, self._parameters)
+        self._need_words(parameters, self._parameters)
         values = {"leaky": layer.negative is not None}
         if table := task.table:
-            self._need_constant(table, self._tables)
+            self._need_words(table, self._tables)
             values |= {"table": 1, "page": table.region.start}
         if residual:
             while task.residual.mark is None:

@@ -21,6 +21,7 @@ from .operations import (
     MAX_POOL,
     PAD,
     RESHAPES,
+    SCALE,
     SLICE,
     UPSAMPLES,
     argument,
@@ -45,7 +46,7 @@ class Group:
     """One layer to be. Nodes are given by name, since preparing and converting the graph makes new node objects."""
 
     name: str
-    #: conv, conv_transpose, linear, max_pool, avg_pool, upsample, add, activation, copy or pad.
+    #: conv, conv_transpose, linear, max_pool, avg_pool, upsample, add, mul, activation, copy or pad.
     op: str
     #: What it is to the model's author; another than `op` for convolutions that stand for something else.
     kind: str
@@ -58,6 +59,8 @@ class Group:
     #: The group outputs, or placeholders, that it reads.
     input: str
     residual: str | None = None
+    #: The map of a value for each channel that a mul scales by.
+    scale: str | None = None
     #: A leaky or parametric ReLU.
     leaky: str | None = None
     #: A pointwise function, and the node, quantized as well, whose codes it is looked up for.
@@ -104,8 +107,10 @@ def fuse(graph: torch.fx.Graph) -> Groups:
     return _Fuser(graph).result
 
 
-_OPS = {CONV: "conv", CONV_TRANSPOSE: "conv_transpose", LINEAR: "linear", MAX_POOL: "max_pool", ADD: "add", PAD: "pad", COPY: "copy"}
+_OPS = {CONV: "conv", CONV_TRANSPOSE: "conv_transpose", LINEAR: "linear", MAX_POOL: "max_pool", ADD: "add", SCALE: "mul", PAD: "pad", COPY: "copy"}
 _OPS |= dict.fromkeys(AVERAGE_POOLS, "avg_pool") | dict.fromkeys(UPSAMPLES, "upsample")
+#: Operations whose layer may add a map.
+_CARRIERS = ("conv", "linear", "mul")
 
 
 class _Fuser:
@@ -160,7 +165,9 @@ class _Fuser:
         shape = self.map_of(node)
         if op == "add":
             values["residual"] = self.residual(node, node.args[1], shape)
-        elif op in ("conv", "linear") and (add := self.sole_user(node)) is not None and add.target is ADD and self.carrier(add) is node:
+        if op == "mul":
+            values["scale"] = self.scale(node, shape)
+        if op in _CARRIERS and (add := self.sole_user(node)) is not None and add.target is ADD and self.carrier(add) is node:
             other = add.args[1] if add.args[0] is node else add.args[0]
             values["residual"] = self.residual(add, other, shape)
             self.claimed.add(add)
@@ -169,7 +176,7 @@ class _Fuser:
             several = (op == "avg_pool" and len(values["windows"].rows) * len(values["windows"].columns) > 1
                        or op == "conv_transpose" and pair(argument(node, "stride"))[0] > 1
                        or op == "upsample" and shape[1] > self.map_of(source)[1])
-            activation, last = self.activation(node if op == "activation" else None, last, "residual" in values, several)
+            activation, last = self.activation(node if op == "activation" else None, last, "residual" in values or op == "mul", several)
             values |= activation
         output = last
         if op == "conv" and "residual" not in values and (user := self.sole_user(last)) is not None and user.target is MAX_POOL:
@@ -177,10 +184,11 @@ class _Fuser:
             values["pool"], output = user.name, user
         return Group(**values, last=last.name, output=output.name, conv_shape=shape, shape=self.map_of(output))
 
-    def activation(self, first, last, residual, several):
+    def activation(self, first, last, one_slope, several):
         """What follows `last` of leaky ReLU, clips and function, in the order in which a layer does them, as fields of the group; and its last node.
 
-        first: the operation that begins the group, if it is itself an activation. several: the group may become several layers, which no function follows.
+        first: the operation that begins the group, if it is itself an activation. one_slope: no leaky ReLU can be among them. several: the group may become
+        several layers, which no function follows.
         """
         fields, (low, high) = {}, (-math.inf, math.inf)
         user = first or self.sole_user(last)
@@ -188,7 +196,7 @@ class _Fuser:
             if user.target in CLIPS:
                 bounds = clip_bounds(user)
                 low, high = (min(max(bound, bounds[0]), bounds[1]) for bound in (low, high))
-            elif user.target in LEAKY and not fields and not residual and (low, high) == (-math.inf, math.inf):
+            elif user.target in LEAKY and not fields and not one_slope and (low, high) == (-math.inf, math.inf):
                 fields["leaky"] = user.name
             elif user.target in FUNCTIONS and not several:
                 fields |= {"function": user.name, "before": self.source(user.args[0]).name}
@@ -204,11 +212,17 @@ class _Fuser:
             raise refuse(add, f"of maps {shape} and {self.map_of(other)}, flattened differently, is not supported", "add them in one shape")
         return self.source(other).name
 
+    def scale(self, node, shape):
+        one, other = map(self.map_of, node.args)
+        if one != shape or other != (shape[0], 1, 1):
+            raise refuse(node, f"of maps {one} and {other}, flattened differently, is not supported", "multiply a map by one value for each channel")
+        return self.source(node.args[1]).name
+
     def carrier(self, add):
-        """The convolution whose requantization takes the sum: of those that only this addition reads, the last."""
+        """The convolution or product whose requantization takes the sum: of those that only this addition reads, the last."""
         if add.args[0] is add.args[1]:
             return None
-        candidates = [node for node in add.args[:2] if node.target in (CONV, LINEAR) and self.sole_user(node) is add]
+        candidates = [node for node in add.args[:2] if _OPS.get(node.target) in _CARRIERS and self.sole_user(node) is add]
         return max(candidates, key=self.order.get, default=None)
 
     def sole_user(self, node):

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 import torchao.quantization.pt2e  # noqa: F401  registers torch.ops.quantized_decomposed
 
-from ..hw.network import Layer, Lookup, Network, Part, Pool, Residual, Tensor
-from ..hw.parameters import nearest_short
+from ..hw.network import Layer, Lookup, Network, Part, Pool, Residual, Tensor, parameter_layer
+from ..hw.parameters import CODE_UNIT, nearest_short
 from ..sim import golden
 from .errors import CelosiaError
 from .fuse import Group, Groups
@@ -18,6 +18,9 @@ from .phases import aligned, phases, taken
 __all__ = ["lower", "requantization"]
 
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
+
+#: Weights of a scaled map, which meet the same element and count as their sum: nine bits of the scales' ratio.
+_SCALE_TAPS = 4
 
 #: Largest |bias| in LSB of the accumulator: a quarter of int32 leaves room for the sums.
 _BIAS_LIMIT = 1 << 29
@@ -56,8 +59,9 @@ class _Lowering:
         for group in self.groups.groups:
             self.tensor(group.last, group.output, group.name, group.shape)
         self.views()
+        lowered = {"avg_pool": self.average_pool, "conv_transpose": self.transposed, "upsample": self.transposed, "mul": self.scaled}
         for group in self.groups.groups:
-            self.layers += {"avg_pool": self.average_pool, "conv_transpose": self.transposed, "upsample": self.transposed}.get(group.op, self.layer)(group)
+            self.layers += lowered.get(group.op, self.layer)(group)
         outputs = [self.tensors[node].name for node, _ in self.groups.outputs]
         shapes = {self.tensors[node].name: tuple(shape) for node, shape in self.groups.outputs if tuple(shape) != self.tensors[node].shape}
         network = Network(name=self.name, tensors={t.name: t for t in self.tensors.values()}, layers=self.layers, outputs=list(dict.fromkeys(outputs)),
@@ -106,6 +110,29 @@ class _Lowering:
         low, high = _clamp(group, before)
         return [Layer(name=group.name, op=group.kind, input=x.name, output=y.name, **arrays, **_geometry(group, node, x),
                       low=low, high=high, lookup=lookup, residual=residual, pool=pool, macs=macs)]
+
+    def scaled(self, group):
+        """A depthwise layer whose multipliers are the codes of another map, and the layer before it that makes its parameters of them."""
+        x, y, codes = (self.tensors[name] for name in (group.input, group.output, group.scale))
+        if codes.zero_point != -128:
+            raise CelosiaError(f"layer {group.name}: multiplies by a map that has negative values; let a sigmoid or a ReLU go before")
+        lookup = self._lookup(group, x, y) if group.function else None
+        before, channels = lookup.before if lookup else y, x.shape[0]
+        ratio = x.scale * codes.scale / before.scale
+        if round(ratio * 2.0 ** (16 - 8)) > 127 * _SCALE_TAPS:
+            raise CelosiaError(f"layer {group.name}: the scales of its maps differ by {ratio:.3g} from its output's; calibrate with more varied images")
+        shift = min(math.floor(math.log2(127 * _SCALE_TAPS / ratio)) + 8, 47)
+        weight = round(ratio * 2.0 ** (shift - 8))
+        taps = [weight // _SCALE_TAPS + (tap < weight % _SCALE_TAPS) for tap in range(_SCALE_TAPS)]
+        arrays = {"weight": np.tile(np.array(taps, np.int8), (channels, 1, 1, 1)), "bias": np.full(channels, -x.zero_point * weight, np.int32),
+                  "multiplier": np.full(channels, 255 * CODE_UNIT, np.uint16), "shift": np.full(channels, shift, np.uint8)}
+        residual = self._residual(group, self.tensors[group.residual], before, arrays["shift"]) if group.residual else None
+        low, high = _clamp(group, before)
+        layer = Layer(name=group.name, op=group.kind, input=x.name, output=y.name, **arrays, dilation=(1, 0), groups=channels, low=low, high=high, lookup=lookup,
+                      residual=residual, parameters=f"{group.name}.parameters")
+        maker, words = parameter_layer(layer, codes)
+        self.tensors[words.name] = words
+        return [maker, layer]
 
     def _lookup(self, group, x, y):
         """The function's table: the reference graph's own quantization of its values at all 256 codes."""

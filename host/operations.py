@@ -9,7 +9,7 @@ from ..hw.network import MOST_PHASES
 from .errors import UnsupportedError
 
 __all__ = ["ADD", "AVERAGE_POOLS", "BATCH_NORM", "CAT", "CLIPS", "CONV", "CONV_TRANSPOSE", "COPY", "FUNCTIONS", "LEAKY", "LINEAR", "MAX_POOL", "PAD", "RESHAPES",
-           "SLICE", "UPSAMPLES", "add_parameter", "call", "check", "image_shape", "is_tensor", "label", "refuse", "source_of", "tensor_users", "value_of"]
+           "SCALE", "SLICE", "UPSAMPLES", "add_parameter", "call", "check", "image_shape", "is_tensor", "label", "refuse", "source_of", "tensor_users", "value_of"]
 
 aten = torch.ops.aten
 
@@ -17,6 +17,8 @@ CONV = aten.conv2d.default
 CONV_TRANSPOSE = aten.conv_transpose2d.input
 LINEAR = aten.linear.default
 ADD = aten.add.Tensor
+#: Of a simplified graph: a map by a value for each channel.
+SCALE = aten.mul.Tensor
 MAX_POOL = aten.max_pool2d.default
 PAD = aten.pad.default
 BATCH_NORM = aten.batch_norm.default
@@ -49,6 +51,7 @@ AVERAGE_POOLS = {aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten
 UPSAMPLES = {aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default, aten._upsample_nearest_exact2d.vec, aten._upsample_nearest_exact2d.default}
 RESHAPES = {aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default,
             aten.unsqueeze.default, aten.unflatten.int}
+_OPERATIONS = {CONV, CONV_TRANSPOSE, LINEAR, ADD, SCALE, MAX_POOL, PAD, CAT, SLICE, COPY, *FUNCTIONS} | CLIPS | LEAKY | AVERAGE_POOLS | UPSAMPLES | RESHAPES
 #: torch.nn classes that hold no operation of their own.
 _CONTAINERS = ("Sequential", "ModuleList", "ModuleDict")
 
@@ -177,7 +180,7 @@ def check(node: torch.fx.Node) -> None:
     value, source = node.meta["val"], node.args[0][0] if node.target is CAT else node.args[0]
     if node.target is BATCH_NORM:
         return  # folded before the groups are made
-    if node.target not in {CONV, CONV_TRANSPOSE, LINEAR, ADD, MAX_POOL, PAD, CAT, SLICE, COPY, *FUNCTIONS} | CLIPS | LEAKY | AVERAGE_POOLS | UPSAMPLES | RESHAPES:
+    if node.target not in _OPERATIONS:
         raise refuse(node)
     if value.dtype != torch.float32:
         raise refuse(node, f"in {str(value.dtype).removeprefix('torch.')} is not supported", "use a float32 model")
@@ -238,6 +241,12 @@ def _check_add(node):
         raise refuse(node, "of maps of different shapes is not supported", "add two maps of one shape")
 
 
+def _check_scale(node):
+    shape, other = map(image_shape, node.args)
+    if other != (shape[0], *[1] * (len(shape) - 1)):
+        raise refuse(node, f"of maps of shapes {shape} and {other} is not supported", "multiply a map by one value for each channel, of shape (C, 1, 1)")
+
+
 def _check_max_pool(node):
     _check_map(node)
     if pair(argument(node, "dilation")) != (1, 1):
@@ -264,5 +273,5 @@ def _check_leaky(node):
         raise refuse(node, f"of slope {slope:.3g} is not supported", "keep the slopes at 0 or more and fine-tune")
 
 
-_CHECKS = {CONV: _check_conv, CONV_TRANSPOSE: _check_transposed, LINEAR: _check_linear, ADD: _check_add, MAX_POOL: _check_max_pool}
+_CHECKS = {CONV: _check_conv, CONV_TRANSPOSE: _check_transposed, LINEAR: _check_linear, ADD: _check_add, SCALE: _check_scale, MAX_POOL: _check_max_pool}
 _CHECKS |= dict.fromkeys(CLIPS, _check_clip) | dict.fromkeys(LEAKY, _check_leaky) | dict.fromkeys(UPSAMPLES, _check_upsample)

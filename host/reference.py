@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ..hw.network import Layer, Network
+from ..hw.parameters import CODE_UNIT, encode_parameters
 from ..sim import golden
 from .errors import CelosiaError
 from .quantize import QuantizedModel
@@ -56,6 +57,9 @@ def reference_codes(qmodel: QuantizedModel, *inputs: torch.Tensor) -> "dict[str,
         if value.is_floating_point():
             value = torch.round(value / tensor.scale) + tensor.zero_point
         codes[name] = value.numpy().astype(np.int8).reshape(-1, *tensor.shape)
+    for item in qmodel.layers:
+        if item.parameters:
+            codes[item.parameters] = _words(item, codes[next(maker.input for maker in qmodel.layers if maker.output == item.parameters)])
     for name in qmodel.tensors:
         if name not in codes:  # rows and columns of a map, which the graph has as a whole only
             part = qmodel.part(name)
@@ -72,10 +76,10 @@ def reference_outputs(qmodel: QuantizedModel, *inputs: torch.Tensor) -> "list[to
 
 
 def compare(qmodel: QuantizedModel, *inputs: torch.Tensor,
-            layer: "Callable[[Layer, Network, np.ndarray, np.ndarray | None], np.ndarray]" = golden.layer) -> "list[LayerRecord]":
+            layer: "Callable[[Layer, Network, np.ndarray, np.ndarray | None, np.ndarray | None], np.ndarray]" = golden.layer) -> "list[LayerRecord]":
     """One record per layer: each is given the reference's codes, so that errors do not add up.
 
-    `inputs` are float32 (N, C, H, W); `layer` computes a layer's output codes from its input's and residual's.
+    `inputs` are float32 (N, C, H, W); `layer` computes a layer's output codes from its input's, residual's and parameters'.
     Raises :exc:`CelosiaError` as :func:`reference_codes` does.
     """
     codes = reference_codes(qmodel, *inputs)
@@ -91,15 +95,23 @@ def compare(qmodel: QuantizedModel, *inputs: torch.Tensor,
     return records
 
 
+def _words(item, codes):
+    """Codes of the parameter words of a layer, which the graph does not have, for the codes that scale it."""
+    fill = (0, -len(item.bias) % 8)
+    multipliers = CODE_UNIT * (codes.reshape(len(codes), -1).astype(np.int64) + 128)
+    words = [encode_parameters(np.pad(item.bias, fill), np.pad(each, fill), np.pad(item.shift, fill, constant_values=16)) for each in multipliers]
+    return np.stack(words).view(np.int8)[:, :, None, None]
+
+
 def _pairs(item, qmodel, codes, layer):
     """(codes got, codes wanted, tensor) of a layer's output; of a layer that ends with a function, of the map before it and of the function alone,
     which are two operations of the reference: what the function makes of a difference of one LSB is not its error."""
-    residual, want = codes[item.residual.tensor] if item.residual else None, codes[item.output]
-    if item.lookup and item.lookup.before.name != item.input:
-        before = item.lookup.before
+    others, want = (item.residual and codes[item.residual.tensor], item.parameters and codes[item.parameters]), codes[item.output]
+    before = item.lookup and item.lookup.before
+    if before and before.name in codes and before.name != item.input:
         network = replace(qmodel, tensors=qmodel.tensors | {before.name: before})
-        yield layer(replace(item, lookup=None, pool=None, output=before.name), network, codes[item.input], residual), codes[before.name], before
+        yield layer(replace(item, lookup=None, pool=None, output=before.name), network, codes[item.input], *others), codes[before.name], before
         result = golden.look_up(codes[before.name], item.lookup.table)
         yield golden.max_pool(result, item.pool) if item.pool else result, want, qmodel.tensors[item.output]
     else:
-        yield layer(item, qmodel, codes[item.input], residual), want, qmodel.tensors[item.output]
+        yield layer(item, qmodel, codes[item.input], *others), want, qmodel.tensors[item.output]

@@ -20,20 +20,24 @@ _MOST_PLANES = 511
 
 @dataclass(frozen=True)
 class WeightOffsets:
-    """Bytes from base WEIGHTS: a layer's parameters, its table (None: it has none), and the weights of each array load by its first output channel."""
+    """Bytes from base WEIGHTS: a layer's parameters (None: they are computed), its table (None: it has none), and the weights of each array load by its first
+    output channel."""
 
-    parameters: int
+    parameters: int | None
     table: int | None
     weights: dict[int, int]
 
 
 @dataclass(eq=False)
 class Load:
-    """A run of words from base WEIGHTS into a ring, and how many instructions read it."""
+    """A run of words from base WEIGHTS, or of a tensor, into a ring, and how many instructions read it. `offset` is in bytes."""
 
     offset: int
     words: int
     uses: int = 0
+    tensor: str | None = None
+    #: Of `words`, those at the end for which there is room only: channels that do not exist.
+    empty: int = 0
     region: Region | None = None
     mark: Mark | None = None
 
@@ -99,12 +103,12 @@ class Work:
         if offsets.table is not None:
             table = Load(offsets.table, 1, uses=tiles_of_layer * sum(len(geometry.parts(block)) for block in range(geometry.blocks)))
             self.table_loads.append(table)
-        stay = parameter_words <= self._config.parameter_words // 2
+        stay = parameter_words <= self._config.parameter_words // 2 and not geometry.layer.parameters
         for number, chunk in enumerate(plan.chunks):
             chunk_load = ChunkLoad(index, chunk, deque(self._map_loads(plan, chunk)), [], len(chunk.tiles) * geometry.blocks)
             self.chunk_loads.append(chunk_load)
             if layer_parameters is None or not stay:
-                layer_parameters = self._parameter_pieces(geometry, offsets, tiles_of_layer if stay else len(chunk.tiles))
+                layer_parameters = self._parameter_pieces(geometry, offsets, chunk.images[0], tiles_of_layer if stay else len(chunk.tiles))
             for block in range(geometry.blocks):
                 for position, tile in enumerate(chunk.tiles):
                     parts = []
@@ -127,15 +131,17 @@ class Work:
                     task.next_tile = following if following and following.back else None
                     self.tasks.append(task)
 
-    def _parameter_pieces(self, geometry, offsets, tiles):
+    def _parameter_pieces(self, geometry, offsets, image, tiles):
         """First output channel of an array load → its parameters' load and the first word in it."""
-        unit, limit = geometry.block_parameters, self._config.parameter_words // 4
+        unit, limit, tensor = geometry.block_parameters, self._config.parameter_words // 4, geometry.layer.parameters
         words, step = geometry.blocks * unit, max(unit, limit // unit * unit)
+        there = 2 * ceil(geometry.conv[0] / PLANE) if tensor else words
+        begin = image * 32 * there if tensor else offsets.parameters
         result = {}
         for first_word in range(0, words, step):
             count = min(step, words - first_word)
             firsts = [c for block in range(geometry.blocks) for c in geometry.parts(block) if first_word <= geometry.parameter_word(c) < first_word + count]
-            load = Load(offsets.parameters + 32 * first_word, count, uses=tiles * len(firsts))
+            load = Load(begin + 32 * first_word, count, uses=tiles * len(firsts), tensor=tensor, empty=max(first_word + count - there, 0))
             self.parameter_loads.append(load)
             result |= {c: (load, geometry.parameter_word(c) - first_word) for c in firsts}
         return result

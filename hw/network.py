@@ -17,9 +17,9 @@ from safetensors.numpy import save
 
 from .atomic import write_atomically
 from .config import PLANE
-from .parameters import nearest_short
+from .parameters import CODE_UNIT, nearest_short, select_codes
 
-__all__ = ["MOST_PHASES", "Layer", "Lookup", "Network", "NetworkError", "Part", "Pool", "Residual", "Tensor"]
+__all__ = ["MOST_PHASES", "Layer", "Lookup", "Network", "NetworkError", "Part", "Pool", "Residual", "Tensor", "parameter_layer"]
 
 FORMAT = 2
 #: Phases of columns that a layer interleaves.
@@ -100,10 +100,13 @@ class Layer:
 
     With `column_phases` P > 1, the convolution has P times the output's channels: those of phase p, channels p · C … p · C + C − 1, become the output's columns
     p, p + P, p + 2P, …, of which the last `cropped` are left out. So a transposed convolution is one layer for each phase of its rows.
+
+    With `parameters`, multipliers differ from image to image: a layer before this one makes their words (:func:`parameter_layer`). So a map is scaled by another.
     """
 
     name: str
-    #: What the layer is to its author: conv, conv_transpose, linear, affine, max_pool, avg_pool, upsample, add, activation, pad, concat, copy, slice.
+    #: What the layer is to its author: conv, conv_transpose, linear, affine, max_pool, avg_pool, upsample, add, mul, activation, pad, concat, copy, slice; or
+    #: parameters, of a mul.
     op: str
     input: str
     output: str
@@ -118,6 +121,7 @@ class Layer:
     stride: tuple[int, int] = (1, 1)
     #: Top, left, bottom, right; negative: so many rows or columns of the input are left out.
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    #: 0: all taps meet the same element, so that they are one weight of more bits.
     dilation: tuple[int, int] = (1, 1)
     #: Of each phase's channels.
     groups: int = 1
@@ -130,8 +134,15 @@ class Layer:
     lookup: Lookup | None = None
     residual: Residual | None = None
     pool: Pool | None = None
+    #: The tensor whose codes are the parameter words, with this layer's `bias` and `shift`; `multiplier` is what none of theirs exceeds.
+    parameters: str | None = None
     #: MACs the author's operation has per image: of convolutions, linear and affine layers; 0 for others, whatever the array does for them.
     macs: int = 0
+
+    @property
+    def reads(self) -> list[str]:
+        """The tensors it reads: input, summand, parameters."""
+        return [name for name in (self.input, self.residual and self.residual.tensor, self.parameters) if name]
 
     def conv_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the convolution's output, before pooling, for an input of `height` × `width`."""
@@ -150,6 +161,21 @@ class Layer:
 
 def _windows(size, kernel, stride, dilation):
     return (size - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def parameter_layer(layer: Layer, codes: Tensor) -> "tuple[Layer, Tensor]":
+    """The layer that makes the parameter words of a layer, and their tensor: the multiplier of channel c is 256 · (code + 128) of channel c of `codes`, (C, 1, 1)."""
+    arrays, table = select_codes(layer.bias, layer.shift)
+    words = Tensor(name=layer.parameters, shape=(len(arrays["weight"]), 1, 1), scale=1.0, zero_point=0)
+    before = Tensor(name=f"{words.name}.before", shape=words.shape, scale=1.0, zero_point=0)
+    return Layer(name=words.name, op="parameters", input=codes.name, output=words.name, **arrays, groups=codes.shape[0] // arrays["weight"].shape[1],
+                 lookup=Lookup(before=before, table=table)), words
+
+
+def _equal(one, other):
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    return type(one) is type(other) and np.array_equal(one, other)
 
 
 class _Known:
@@ -266,7 +292,7 @@ class Network:
             check(getattr(layer, name).dtype == dtype, f"{name} must be {np.dtype(dtype)}, not {getattr(layer, name).dtype}")
         x, y = self.tensors[layer.input], self.tensors[layer.output]
         check(layer.weight.ndim == 4, f"weight must have four dimensions, not {layer.weight.ndim}")
-        check(min(*layer.stride, *layer.dilation, layer.groups) >= 1, "strides, dilations and groups must be at least 1")
+        check(min(*layer.stride, layer.groups) >= 1 and min(layer.dilation) >= 0, "strides and groups must be at least 1, dilations at least 0")
         if layer.pool:
             (top, left, bottom, right), (height, width) = layer.pool.padding, layer.pool.kernel
             check(min(layer.pool.stride) >= 1 and 0 <= min(top, left, bottom, right) and max(top, bottom) < height and max(left, right) < width,
@@ -299,10 +325,24 @@ class Network:
             # The sum must stay within the requantizer's 64 bits.
             fits = 0 <= layer.residual.multiplier < 1 << 16 and max(int(layer.shift.max()) - 39, 0) <= layer.residual.shift <= int(layer.shift.min())
             check(fits, "residual multiplier or shift is out of range")
+        if layer.parameters:
+            self._verify_parameters(layer, known, check)
         # Σ|w|·128 + |bias| bounds every partial sum: padding and codes lie in −128…127.
         weight = np.abs(layer.weight.astype(np.int64)).sum(axis=(1, 2, 3))
         worst = int((weight * 128 + np.abs(layer.bias.astype(np.int64))).max())
         check(worst < 1 << 31, f"an input could overflow the 32-bit accumulator (worst case {worst})")
+
+    def _verify_parameters(self, layer, known, check):
+        maker, channels = next((other for other in self.layers if other.output == layer.parameters), None), len(layer.weight)
+        check(maker is not None and layer.parameters in known, f"its parameters {layer.parameters!r} are not computed before it")
+        check(layer.column_phases == 1 and layer.negative is None, "parameters that are computed exclude phases of columns and multipliers of negative sums")
+        check(layer.multiplier.max() <= 255 * CODE_UNIT, "a multiplier is higher than those that are computed may be")
+        codes = self.tensors[maker.input]
+        check(codes.shape == (channels, 1, 1) and codes.zero_point == -128,
+              f"{codes.name!r}, of which its parameters are made, is no map of a number ≥ 0 for each channel")
+        expected, words = parameter_layer(layer, codes)
+        check(_equal(asdict(maker), asdict(expected)) and self.tensors[maker.output] == words,
+              f"its parameters {layer.parameters!r} are made of other numbers than its own")
 
     def to_arrays(self) -> "tuple[dict, dict[str, np.ndarray]]":
         """A JSON object and the arrays it refers to by name; :meth:`from_arrays` is the inverse."""

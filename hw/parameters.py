@@ -8,12 +8,14 @@ import numpy as np
 from amaranth.hdl import Cat, unsigned
 from amaranth.lib import data
 
-__all__ = ["PARAMETER_BYTES", "SHORT_BITS", "Parameters", "decode_parameters", "encode_parameters", "expand", "nearest_short"]
+__all__ = ["CODE_UNIT", "PARAMETER_BYTES", "SHORT_BITS", "Parameters", "decode_parameters", "encode_parameters", "expand", "nearest_short", "select_codes"]
 
 #: Bits of a multiplier of negative sums.
 SHORT_BITS = 11
 _FRACTION = 8
 _MOST = 511 << 7
+#: Multiplier for each step of a code above −128, of words that a layer makes.
+CODE_UNIT = 1 << 8
 
 
 class Parameters(data.Struct):
@@ -80,3 +82,23 @@ def decode_parameters(words: np.ndarray) -> "dict[str, np.ndarray]":
         "bias": words["bias"], "multiplier": words["multiplier"].astype(np.int64), "shift": 16 + (packed["shift"] & 31),
         "negative": np.where(exponent == 0, fraction << 1, fraction + (1 << _FRACTION) << exponent),
     }
+
+
+def select_codes(bias: np.ndarray, shift: np.ndarray) -> "tuple[dict[str, np.ndarray], np.ndarray]":
+    """How a 1×1 convolution of codes (C, 1, 1) and a table (256,) int8 behind it make the words of C channels whose multipliers are `CODE_UNIT` · (code + 128):
+    the convolution's weight, bias, multiplier and shift, as of a `Layer`, whose output channels are the words' bytes (up to a multiple of 8 channels' words).
+
+    A multiplier's high byte is its code with the sign bit changed, which the table does; all other bytes are constant.
+    """
+    channels = len(bias)
+    filled = -(-channels // 8) * 8
+    constant = encode_parameters(np.pad(bias, (0, filled - channels)), np.zeros(filled), np.pad(shift, (0, filled - channels), constant_values=16))
+    sums = 2 * (constant ^ 0x80).view(np.int8).astype(np.int32)
+    channel = np.arange(channels)
+    high = channel // 4 * PARAMETER_BYTES + _WORD.fields["multiplier"][1] + 1 + 2 * (channel % 4)
+    sums[high] = 0
+    inputs = 4 if channels == filled else channels  # a word's channels, in groups, where that comes out even
+    weight = np.zeros((len(constant), inputs, 1, 1), np.int8)
+    weight[high, channel % inputs] = 2
+    arrays = {"weight": weight, "bias": sums, "multiplier": np.full(len(constant), 1 << 15, np.uint16), "shift": np.full(len(constant), 16, np.uint8)}
+    return arrays, np.arange(256).astype(np.uint8).view(np.int8)

@@ -9,10 +9,11 @@ import numpy as np
 
 from ..hw.config import AcceleratorConfig
 from ..hw.network import Layer, Network, Pool, Tensor
+from ..hw.parameters import PARAMETER_BYTES, decode_parameters
 from ..hw.program import Program
 from .device import RunResult, check_inputs
 
-__all__ = ["GoldenDevice", "convolve", "dequantize", "execute", "interleave", "layer", "look_up", "max_pool", "quantize", "requantize", "residual_term"]
+__all__ = ["GoldenDevice", "convolve", "dequantize", "execute", "interleave", "layer", "look_up", "max_pool", "multipliers", "quantize", "requantize", "residual_term"]
 
 # A sum of products is exact in float32 as long as no partial sum reaches 2^24: BLAS serves.
 _EXACT_TERMS = (1 << 24) // (128 * 127)
@@ -94,6 +95,12 @@ def requantize(sums: np.ndarray, multiplier: np.ndarray, shift: np.ndarray, zero
     return np.clip(exact, low, high, out=exact).astype(np.int8)
 
 
+def multipliers(words: np.ndarray) -> np.ndarray:
+    """Multipliers (N, C), int64, of parameter words that are codes (N, 8 · C, 1, 1) int8."""
+    content = np.ascontiguousarray(words).view(np.uint8).reshape(-1, PARAMETER_BYTES)
+    return decode_parameters(content)["multiplier"].reshape(len(words), -1)
+
+
 def look_up(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
     """table[code + 128] of each code, int8."""
     return table[codes.astype(np.int16) + 128]
@@ -119,17 +126,18 @@ def max_pool(codes: np.ndarray, pool: Pool) -> np.ndarray:
     return result
 
 
-def layer(layer: Layer, network: Network, codes: np.ndarray, residual: "np.ndarray | None" = None) -> np.ndarray:
-    """Output codes (N, O, H, W) int8 of one layer for input codes (N, C, H, W) int8, and the residual's codes if the layer has one."""
+def layer(layer: Layer, network: Network, codes: np.ndarray, residual: "np.ndarray | None" = None, parameters: "np.ndarray | None" = None) -> np.ndarray:
+    """Output codes (N, O, H, W) int8 of one layer for input codes (N, C, H, W) int8, and those of its residual and of its parameters if it has them."""
     sums = convolve(codes, layer, network.tensors[layer.input].zero_point)
     shift = layer.shift[:, None, None]
     r_term = 0
     if layer.residual:
         zero_point = network.tensors[layer.residual.tensor].zero_point
         r_term = residual_term(residual, zero_point, layer.residual.multiplier, layer.residual.shift, shift)
+    multiplier = layer.multiplier if parameters is None else multipliers(parameters)[:, : len(shift)]
     negative = None if layer.negative is None else layer.negative[:, None, None]
     before = layer.lookup.before if layer.lookup else network.tensors[layer.output]
-    result = requantize(sums, layer.multiplier[:, None, None], shift, before.zero_point, layer.low, layer.high, r_term, negative)
+    result = requantize(sums, multiplier[..., None, None], shift, before.zero_point, layer.low, layer.high, r_term, negative)
     if layer.lookup:
         result = look_up(result, layer.lookup.table)
     if layer.column_phases > 1:
@@ -140,14 +148,14 @@ def layer(layer: Layer, network: Network, codes: np.ndarray, residual: "np.ndarr
 def execute(network: Network, inputs: "list[np.ndarray]", observe: "Callable[[str, np.ndarray], None] | None" = None) -> "list[np.ndarray]":
     """Output codes of a network for its input codes, in graph order; `observe(name, codes)` sees every layer's output."""
     codes = dict(zip(network.inputs, inputs))  # of wholes
-    last_use = {network.part(name).tensor: index for index, item in enumerate(network.layers) for name in (item.input, item.residual and item.residual.tensor) if name}
-    kept = {None, *(network.part(name).tensor for name in network.outputs)}
+    last_use = {network.part(name).tensor: index for index, item in enumerate(network.layers) for name in item.reads}
+    kept = {*(network.part(name).tensor for name in network.outputs)}
 
     def view(name):
         return codes[network.part(name).tensor][:, *network.region(name)]
 
     for index, item in enumerate(network.layers):
-        result = layer(item, network, view(item.input), view(item.residual.tensor) if item.residual else None)
+        result = layer(item, network, view(item.input), item.residual and view(item.residual.tensor), item.parameters and view(item.parameters))
         whole = network.part(item.output).tensor
         if whole == item.output:
             codes[whole] = result
@@ -157,7 +165,7 @@ def execute(network: Network, inputs: "list[np.ndarray]", observe: "Callable[[st
             view(item.output)[:] = result
         if observe:
             observe(item.output, result)
-        for name in {network.part(item.input).tensor, item.residual and network.part(item.residual.tensor).tensor} - kept:
+        for name in {network.part(name).tensor for name in item.reads} - kept:
             if last_use[name] == index:
                 del codes[name]
     return [np.ascontiguousarray(view(name)) for name in network.outputs]

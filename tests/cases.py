@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from celosia.hw.network import Layer, Lookup, Network, Pool, Residual, Tensor
-from celosia.hw.parameters import nearest_short
+from celosia.hw.network import Layer, Lookup, Network, Pool, Residual, Tensor, parameter_layer
+from celosia.hw.parameters import CODE_UNIT, nearest_short
 
 __all__ = ["BIASES", "CODES", "SCALES", "SHIFTS", "SLOPES", "TABLES", "WEIGHTS", "Case", "Input", "LayerCase", "Summand"]
 
@@ -126,6 +126,8 @@ class LayerCase(_Code):
     cropped: int = 0
     summand: Summand | None = None
     pool: Pool | None = None
+    #: The map (outputs, 1, 1), of zero point −128, that the outputs are multiplied by.
+    factors: str | None = None
 
     def layer(self, name: str, input_shape: tuple[int, int, int], rng: np.random.Generator) -> Layer:
         """The layer for an input of a shape; its output is named as itself."""
@@ -143,6 +145,8 @@ class LayerCase(_Code):
         layer = Layer(name=name, op=self.op, input=self.source, output=name, weight=weight.astype(np.int8), bias=bias.astype(np.int32),
                       multiplier=multiplier.astype(np.uint16), shift=shift.astype(np.uint8), stride=self.stride, padding=self.padding, dilation=self.dilation,
                       groups=self.groups, column_phases=self.column_phases, cropped=self.cropped, low=self.low, high=self.high, residual=residual, pool=self.pool)
+        if self.factors:
+            layer = dataclasses.replace(layer, multiplier=np.full(len(weight), 255 * CODE_UNIT, np.uint16), parameters=f"{name}.parameters")
         if self.slopes:
             layer = dataclasses.replace(layer, negative=nearest_short(SLOPES[self.slopes](rng, multiplier)))
         if self.table:
@@ -170,6 +174,10 @@ class Case(_Code):
         for index, described in enumerate(self.layers):
             shape = tensors[described.source].shape
             layer = described.layer(f"y{index}", shape, np.random.default_rng([self.seed, index]))
+            if described.factors:
+                maker, words = parameter_layer(layer, tensors[described.factors])
+                layers.append(maker)
+                tensors[words.name] = words
             layers.append(layer)
             size = layer.output_size(*shape[1:])
             tensors[layer.output] = Tensor(name=layer.output, shape=(described.outputs, *size), scale=0.05, zero_point=described.zero_point)

@@ -39,7 +39,7 @@ class View:
     @property
     def readers(self):
         """Times that layers read what this one does."""
-        return sum((other.input == self.layer.input) + (other.residual is not None and other.residual.tensor == self.layer.input) for other in self.network.layers)
+        return sum(other.reads.count(self.layer.input) for other in self.network.layers)
 
     @property
     def cut(self):
@@ -80,6 +80,7 @@ CORNERS = {
     "groups": lambda v: 1 < v.layer.groups < v.shape[0],
     "a kernel of 32": lambda v: max(v.layer.weight.shape[2:]) == 32,
     "a stride of 15": lambda v: 15 in [s for s, n in zip(v.layer.stride, v.layer.conv_size(*v.shape[1:])) if n > 1],
+    "a dilation of 0": lambda v: any(d == 0 and n > 1 for d, n in zip(v.layer.dilation, v.layer.weight.shape[2:])),
     "a dilation of 31": lambda v: max(v.layer.dilation) == 31,
     "padding on one side": lambda v: v.layer.padding[0] != v.layer.padding[2] and v.layer.padding[1] != v.layer.padding[3],
     "a window wholly in the padding": lambda v: v.outside(0) or v.outside(1),
@@ -108,6 +109,12 @@ CORNERS = {
     "a table": lambda v: v.layer.lookup,
     "a table after multipliers of negative sums": lambda v: v.layer.lookup and v.layer.negative is not None,
     "a table before pooling": lambda v: v.layer.lookup and v.layer.pool,
+    "computed parameters": lambda v: v.layer.parameters,
+    "computed parameters of several images": lambda v: v.layer.parameters and v.program.batch > 1,
+    "computed parameters and a residual": lambda v: v.layer.parameters and v.layer.residual,
+    "computed parameters before a table": lambda v: v.layer.parameters and v.layer.lookup,
+    "computed parameters of channels that fill no plane": lambda v: v.layer.parameters and v.out[0] % PLANE,
+    "computed parameters in several loads": lambda v: v.layer.parameters and v.out[0] > v.program.config.parameter_words,
     "phases of columns": lambda v: v.layer.column_phases > 1,
     "eight phases of columns": lambda v: v.layer.column_phases == 8,
     "phases of columns of which some are cropped": lambda v: v.layer.cropped,

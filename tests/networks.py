@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from celosia.hw.network import Layer, Lookup, Network, Part, Pool, Residual, Tensor
-from celosia.hw.parameters import nearest_short
+from celosia.hw.network import Layer, Lookup, Network, Part, Pool, Residual, Tensor, parameter_layer
+from celosia.hw.parameters import CODE_UNIT, nearest_short
 
 
 def random_layer(rng: np.random.Generator, name: str, source: str, shape, outputs: int, kernel, *, op="conv", extreme=False, **attributes) -> Layer:
@@ -150,6 +150,23 @@ def random_phases(seed: int, largest: int = 16) -> Network:
     tensors["y"] = Tensor(name="y", shape=(5, rows, size), scale=0.05, zero_point=0)
     layers.append(replace(random_layer(rng, "y", source, tensors[source].shape, 5, (3, 3), padding=(1, 1, 1, 1)), output="y"))
     return Network(name="phases", tensors=tensors, layers=layers, inputs=["x"], outputs=["y", source]).verify()
+
+
+def random_scaled(seed: int, largest: int = 16) -> Network:
+    """A map scaled by what is made of it, a value for each channel and image, perhaps added to itself; and a convolution that reads it."""
+    rng, draw = np.random.default_rng(seed), random.Random(seed)
+    shape = (draw.choice([1, 8, 12, 16, 24, 40, 72]), draw.randint(1, largest), draw.randint(1, largest))
+    tensors = {"x": Tensor(name="x", shape=(3, *shape[1:]), scale=0.05, zero_point=3)}
+    for name, size, zero_point in (("a", shape, -9), ("gate", (shape[0], 1, 1), -128), ("scaled", shape, 20), ("y", (5, *shape[1:]), 0)):
+        tensors[name] = Tensor(name=name, shape=size, scale=0.05, zero_point=zero_point)
+    residual = Residual(tensor="a", multiplier=draw.randint(1, 65535), shift=draw.randint(8, 16)) if draw.random() < 0.5 else None
+    scaled = random_layer(rng, "scaled", "a", shape, shape[0], (1, 4), op="mul", groups=shape[0], dilation=(1, 0), residual=residual, parameters="scaled.parameters")
+    scaled = replace(scaled, multiplier=np.full(shape[0], 255 * CODE_UNIT, np.uint16))
+    maker, tensors["scaled.parameters"] = parameter_layer(scaled, tensors["gate"])
+    layers = [random_layer(rng, "a", "x", tensors["x"].shape, shape[0], (3, 3), padding=(1, 1, 1, 1)),
+              random_layer(rng, "gate", "a", shape, shape[0], shape[1:], groups=shape[0]), maker, scaled,
+              random_layer(rng, "y", "scaled", shape, 5, (1, 1))]
+    return Network(name="scaled", tensors=tensors, layers=layers, inputs=["x"], outputs=draw.choice([["y"], ["y", "scaled"]])).verify()
 
 
 def random_codes(network: Network, batch: int, seed: int) -> np.ndarray:

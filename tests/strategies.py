@@ -20,7 +20,7 @@ FEW_CHANNELS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 16, 17, 20, 24, 31, 32, 3
 MANY_CHANNELS = (50, 64, 100, 130, 256, 300, 512, 1000, 2048)
 KERNELS = (1, 3, 1, 2, 3, 1, 3, 4, 5, 7, 11, 32)
 STRIDES = (1, 1, 1, 2, 1, 2, 3, 5, 15)
-DILATIONS = (1, 1, 1, 2, 1, 3, 31)
+DILATIONS = (1, 1, 1, 2, 1, 3, 0, 31)
 POOL_KERNELS = (2, 3, 1, 2, 3, 5, 15)
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 15, 16, 17)
 #: Longer than what a tile of the smallest configuration holds.
@@ -118,7 +118,7 @@ def _phases(draw, shape, budget, channels):
     outputs = shape[0] if groups > 1 else draw(_at_most(channels, 2 * budget // (phases * ceil(shape[0] / PLANE))))
     window = _window(draw, shape[1:], budget // (phases * ceil(shape[0] / PLANE) * ceil(outputs / 2)))
     return {"op": "conv_transpose", "outputs": outputs, "groups": groups, "column_phases": phases, "cropped": draw(st.integers(0, phases - 1)),
-            "summand": False, "pool": None} | window
+            "summand": False, "pool": None, "factors": False} | window
 
 
 #: Each takes `draw`, the shape of the layer's input, array loads it may take, and channels it may choose from, and gives attributes of a :class:`LayerCase`.
@@ -137,24 +137,26 @@ class _Drawing:
         self.draw, self._budget, self._channels, self._lengths = draw, budget, channels, lengths
         self.batch = draw(st.sampled_from((1, 2, 1, 3, 1, 2, 9)))
         self.maps, self.inputs, self.layers = {}, [], []
+        self._factors = {}  # those of `maps` that hold numbers ≥ 0
 
-    def input(self, shape=None) -> str:
-        """Add an input of `shape`, or of any."""
+    def input(self, shape=None, zero_point=None) -> str:
+        """Add an input of `shape` and zero point, or of any."""
         if shape is None:
             height, width = self.draw(st.sampled_from(SIZES)), self.draw(st.sampled_from(SIZES))
             if self._lengths and self.draw(_SOMETIMES):
                 height, width = self.draw(st.permutations((self.draw(st.sampled_from(self._lengths)), min(height, 3))))
             shape = (self.draw(st.sampled_from(self._channels)), height, width)
         name = f"x{len(self.inputs)}"
-        self.inputs.append(Input(shape=shape, zero_point=self.draw(_CODE)))
+        self.inputs.append(Input(shape=shape, zero_point=self.draw(_CODE) if zero_point is None else zero_point))
         self.maps[name] = shape
+        self._factors |= {name: shape} if self.inputs[-1].zero_point == -128 else {}
         return name
 
     def layer(self, source) -> None:
         """Add a layer that reads `source`."""
         draw, shape = self.draw, self.maps[source]
         values = KINDS[draw(st.sampled_from(tuple(KINDS)))](draw, shape, self._budget // 16, self._channels)
-        one = LayerCase(source=source, **values | {"summand": None})
+        one = LayerCase(source=source, **values | {"summand": None, "factors": None})
         size = tuple(map(_count, shape[1:], one.kernel, one.stride, one.dilation, one.padding[:2], one.padding[2:]))
         loads = one.column_phases * prod(one.kernel) * ceil(one.outputs / 2) * ceil(shape[0] / one.groups / PLANE)
         assume(loads * self.batch * prod(size) <= 2 * self._budget)
@@ -163,13 +165,20 @@ class _Drawing:
         values.setdefault("weight", draw(st.sampled_from(("random",) * 3 + tuple(WEIGHTS))))
         if "pool" not in values and draw(_SOMETIMES):
             values["pool"] = draw(_pools(size))
-        values |= {"slopes": draw(st.sampled_from((None,) * 6 + tuple(SLOPES))), "table": draw(st.sampled_from((None,) * 4 + tuple(TABLES)))}
+        if values.pop("factors", draw(_SOMETIMES)):
+            there = [name for name, other in self._factors.items() if other == (one.outputs, 1, 1)]
+            values["factors"] = draw(st.sampled_from(there[::-1])) if there else self.input((one.outputs, 1, 1), -128)
+        else:
+            values["slopes"] = draw(st.sampled_from((None,) * 6 + tuple(SLOPES)))
+        values["table"] = draw(st.sampled_from((None,) * 4 + tuple(TABLES)))
         if draw(_SOMETIMES):
             values["low"], values["high"] = sorted((draw(_CODE), draw(_CODE)))
         values |= {"bias": draw(st.sampled_from(tuple(BIASES))), "scale": draw(st.sampled_from(("fitting",) * 6 + tuple(SCALES))), "zero_point": draw(_CODE)}
         if pool := values.get("pool"):
             size = tuple(map(_count, size, pool.kernel, pool.stride, (1, 1), pool.padding[:2], pool.padding[2:]))
-        self.maps[f"y{len(self.layers)}"] = (one.outputs, size[0], size[1] * one.column_phases - one.cropped)
+        name = f"y{len(self.layers)}"
+        self.maps[name] = (one.outputs, size[0], size[1] * one.column_phases - one.cropped)
+        self._factors |= {name: self.maps[name]} if values["zero_point"] == -128 else {}
         self.layers.append(LayerCase(source=source, **values))
 
     def _summand(self, shape):
@@ -201,7 +210,7 @@ def network_cases(draw) -> Case:
         drawing.input()
     for _ in range(draw(st.integers(2, 6))):
         drawing.layer(draw(st.sampled_from(tuple(drawing.maps)[::-1])))
-    read = {name for layer in drawing.layers for name in (layer.source, layer.summand and layer.summand.map)}
+    read = {name for layer in drawing.layers for name in (layer.source, layer.summand and layer.summand.map, layer.factors)}
     return drawing.case(name for name in drawing.maps if name not in read or draw(_SOMETIMES))
 
 
@@ -235,6 +244,13 @@ CORNER_CASES = (
     Case(inputs=(Input(shape=(2, 3, 40)),), layers=(LayerCase(source="x0", outputs=2, kernel=(1, 32), stride=(1, 2), scale="random"),)),
     # more images than a tile of either size holds
     Case(inputs=(Input(shape=(8, 5, 5)),), layers=(LayerCase(source="x0", outputs=16, kernel=(3, 3), padding=(1, 1, 1, 1)),), batch=24),
+    # several images, each with parameters of its own, of channels that fill no word; and parameters in several loads
+    Case(inputs=(Input(shape=(12, 9, 10)), Input(shape=(12, 1, 1), zero_point=-128)), batch=3, layers=(
+        LayerCase(source="x0", outputs=12, op="mul", kernel=(1, 4), dilation=(1, 0), groups=12, bias="random", summand=Summand(map="x0"), factors="x1"),
+    )),
+    Case(inputs=(Input(shape=(600, 2, 2)), Input(shape=(600, 1, 1), zero_point=-128)), batch=2, layers=(
+        LayerCase(source="x0", outputs=600, op="mul", kernel=(1, 4), dilation=(1, 0), groups=600, factors="x1"),
+    )),
     # the longest side, and windows that go on far beyond it
     Case(inputs=(Input(shape=(1, 1, 2047), zero_point=5),), layers=(
         LayerCase(source="x0", outputs=1, kernel=(1, 32), stride=(1, 15), padding=(0, 0, 0, 961), dilation=(1, 31)),

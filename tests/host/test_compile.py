@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from networks import network_of, random_codes, random_layer, random_network, random_parts, random_phases
+from networks import network_of, random_codes, random_layer, random_network, random_parts, random_phases, random_scaled
 from on_machine import run_on_machine
 
 from celosia.host.compile import compile, plan_network
@@ -31,7 +31,7 @@ def test_random_networks(config, seed):
 
 @pytest.mark.parametrize("config", ["tiny", "ulx3s-25f", "ulx3s-85f"])
 @pytest.mark.parametrize("seed", range(12))
-@pytest.mark.parametrize("kind", [random_parts, random_phases])
+@pytest.mark.parametrize("kind", [random_parts, random_phases, random_scaled])
 def test_parts_and_wholes(config, kind, seed):
     network, batch = kind(seed, largest=12 if config == "tiny" else 24), 1 + seed % 3
     program, codes = compile(network, config, batch), random_codes(network, batch, seed)
@@ -67,7 +67,7 @@ def test_parts_take_no_memory_of_their_own():
 @pytest.mark.parametrize("edge", [e for e in isa.EDGES if set(e) != {Unit.WEIGHT, Unit.DRAIN}], ids=lambda e: f"{e[0].name}-{e[1].name}")
 def test_every_kind_of_token_matters(edge):
     """Without the tokens of one edge, some order gives wrong bytes: the order is drawn at random, and tokens are what restrains it."""
-    network = residual_network()
+    network = random_scaled(4) if edge == (Unit.STORE, Unit.WEIGHT) else residual_network()
     program, codes = compile(network, "tiny"), random_codes(network, 1, 1)
     words = []
     for word in program.words():

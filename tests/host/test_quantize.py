@@ -55,6 +55,19 @@ class Dense(nn.Module):
         return F.relu(self.norms[-1](torch.cat(maps, 1)))
 
 
+class Excited(nn.Module):
+    """A block with squeeze and excitation (Hu et al. 2018), whose gate is `function`."""
+
+    def __init__(self, channels, function):
+        super().__init__()
+        self.first, self.squeeze, self.excite, self.last = conv(3, channels), conv(channels, 4, 1), conv(4, channels, 1), conv(channels, 5)
+        self.function = function
+
+    def forward(self, x):
+        x = F.relu(self.first(x))
+        return self.last(x * self.function(self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(x, 1))))))
+
+
 def conv(inputs, outputs, kernel=3, **options):
     return nn.Conv2d(inputs, outputs, kernel, **{"padding": 0 if isinstance(kernel, tuple) else kernel // 2} | options)
 
@@ -191,6 +204,16 @@ MODELS = {
     "adaptive_uneven": (lambda: nn.Sequential(conv(3, 8), nn.AdaptiveAvgPool2d((5, 7))), ["conv"] + ["avg_pool"] * 3),
     "adaptive_overlapping": (lambda: nn.Sequential(conv(3, 8, stride=2, padding=0), nn.AdaptiveAvgPool2d(3)), ["conv", "avg_pool"]),
     "adaptive_larger": (lambda: nn.Sequential(conv(3, 4, stride=9), nn.AdaptiveAvgPool2d(3)), ["conv"] + ["avg_pool"] * 9),
+    "squeeze_excite": (lambda: Excited(16, F.hardsigmoid), ["conv", "avg_pool", "conv", "conv", "parameters", "mul", "conv"]),
+    "squeeze_excite_unaligned": (lambda: Excited(12, F.relu), ["conv", "avg_pool", "conv", "conv", "parameters", "mul", "conv"]),
+    "scaled_sum": (lambda: Function(lambda m, x: F.relu(m.b(x) + torch.sigmoid(m.g(x)) * m.a(x)), a=conv(3, 8), b=conv(3, 8), g=conv(3, 8, 16, padding=0)),
+                   ["conv", "conv", "conv", "parameters", "mul"]),
+    "scaled_then_function": (lambda: Function(lambda m, x: F.silu(m.a(x) * m.g(x).sigmoid()), a=conv(3, 8), g=conv(3, 8, 16, padding=0)),
+                             ["conv", "conv", "parameters", "mul"]),
+    "scaled_vectors": (lambda: Function(lambda m, x: m.f(m.a(x).mean((2, 3)) * m.g(x).sigmoid().flatten(1)), a=conv(3, 8), g=conv(3, 8, 16, padding=0),
+                                        f=nn.Linear(8, 3)), ["conv", "avg_pool", "conv", "parameters", "mul", "linear"]),
+    "scaled_joined": (lambda: Function(lambda m, x: torch.cat([m.a(x), m.b(x) * m.g(x).sigmoid()], 1), a=conv(3, 8), b=conv(3, 8), g=conv(3, 8, 16, padding=0)),
+                      ["conv", "conv", "conv", "parameters", "mul"]),
     "two_outputs": (lambda: Function(lambda m, x: {"a": m.a(x), "b": m.b(x).flatten(1)}, a=conv(3, 8), b=conv(3, 2)), ["conv", "conv"]),
 }
 
@@ -385,7 +408,9 @@ REFUSED = {
     "dropout": (Function(lambda m, x: F.dropout(x, 0.5)), "dropout is active in evaluation"),
     "output_twice": (Function(lambda m, x: (lambda y: (y, y.flatten(1)))(F.relu(x))), "output holds one map twice"),
     "output_constant": (Function(lambda m, x: (F.relu(x), 3)), "output holds something other than feature maps"),
-    "multiply": (Function(lambda m, x: x * F.relu(x)), "mul of two maps is not supported; use an architecture that adds them"),
+    "multiply": (Function(lambda m, x: x * F.relu(x)), r"mul of maps of shapes \(3, 8, 8\) and \(3, 8, 8\) is not supported; multiply a map by one value for each"),
+    "multiply_by_pixels": (Function(lambda m, x: m.a(x).sigmoid() * x, a=conv(3, 1)), r"mul of maps of shapes \(3, 8, 8\) and \(1, 8, 8\) is not supported"),
+    "multiply_flattened": (Function(lambda m, x: x.flatten(1) * x.flatten(1).relu()), r"mul of maps \(3, 8, 8\) and \(3, 8, 8\), flattened differently"),
 }
 
 
@@ -395,6 +420,12 @@ def test_what_cannot_run_is_refused_in_one_sentence(name):
     with pytest.raises(UnsupportedError, match=message) as caught:
         quantize(nn.Sequential(module), [torch.randn(2, 3, 8, 8)])
     assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+def test_a_factor_with_negative_values_is_refused():
+    model = Function(lambda m, x: m.a(x) * m.g(x).tanh(), a=conv(3, 8), g=conv(3, 8, 16, padding=0))
+    with pytest.raises(CelosiaError, match="^layer mul: multiplies by a map that has negative values; let a sigmoid or a ReLU go before$"):
+        make(model)
 
 
 def test_uninitialized_weights_are_refused():

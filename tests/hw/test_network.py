@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from networks import network_of, random_codes, random_layer, random_network, random_parts, random_phases
+from networks import network_of, random_codes, random_layer, random_network, random_parts, random_phases, random_scaled
 
 from celosia.hw.network import Network, NetworkError, Part, Pool, Residual, read_tensors, write_tensors
+from celosia.hw.parameters import encode_parameters
 from celosia.sim.golden import execute
 
 
@@ -30,7 +31,8 @@ def network(**changes):
     ({"groups": 2}, "with 2 groups does not fit the input's 8 channels"),
     ({"shift": np.full(8, 48, np.uint8)}, "shifts must be in 16…47"),
     ({"low": 5, "high": 4}, "clamp 5…4 is out of range"),
-    ({"stride": (0, 1)}, "strides, dilations and groups must be at least 1"),
+    ({"stride": (0, 1)}, "strides and groups must be at least 1, dilations at least 0"),
+    ({"parameters": "x"}, "its parameters 'x' are not computed before it"),
     ({"padding": (1, 1, -1, 1)}, r"output shape is \(8, 6, 6\), computed \(8, 4, 6\)"),
     ({"pool": Pool(kernel=(2, 2), stride=(2, 2), padding=(2, 0, 0, 0))}, "its padding less than its kernel"),
     ({"pool": Pool(kernel=(2, 2), stride=(2, 2))}, "output shape is"),
@@ -76,7 +78,45 @@ def test_rows_and_columns_can_only_be_written():
         network.verify()
 
 
-@pytest.mark.parametrize("make", [random_network, random_parts, random_phases])
+def scaled_network(layer, **changes):
+    """A network with computed parameters, of which a layer is changed."""
+    network = random_scaled(5)
+    index = [each.name for each in network.layers].index(layer)
+    network.layers[index] = replace(network.layers[index], **changes)
+    return network
+
+
+@pytest.mark.parametrize(("layer", "changes", "message"), [
+    ("scaled", {"input": "a", "negative": np.zeros(24, np.uint16)}, "parameters that are computed exclude phases of columns and multipliers of negative sums"),
+    ("scaled", {"bias": np.zeros(24, np.int32)}, "its parameters 'scaled.parameters' are made of other numbers than its own"),
+    ("scaled", {"multiplier": np.full(24, 65281, np.uint16)}, "a multiplier is higher than those that are computed may be"),
+    ("scaled.parameters", {"low": -127}, "its parameters 'scaled.parameters' are made of other numbers than its own"),
+])
+def test_computed_parameters_that_are_refused(layer, changes, message):
+    with pytest.raises(NetworkError, match=f"layer scaled: {message}"):
+        scaled_network(layer, **changes).verify()
+
+
+def test_parameters_are_made_of_numbers_that_are_not_negative():
+    network = random_scaled(5)
+    network.tensors["gate"] = replace(network.tensors["gate"], zero_point=-127)
+    with pytest.raises(NetworkError, match="layer scaled: 'gate', of which its parameters are made, is no map of a number ≥ 0 for each channel"):
+        network.verify()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_computed_parameters_are_those_that_would_be_packed(seed):
+    network, codes = random_scaled(seed), {}
+    execute(network, [random_codes(network, 2, seed)], lambda name, values: codes.setdefault(name, values.copy()))
+    [scaled] = [layer for layer in network.layers if layer.parameters]
+    for image in range(2):
+        fill = (0, -len(scaled.bias) % 8)
+        multiplier = 256 * (codes["gate"][image, :, 0, 0].astype(np.int64) + 128)
+        words = encode_parameters(np.pad(scaled.bias, fill), np.pad(multiplier, fill), np.pad(scaled.shift, fill, constant_values=16))
+        np.testing.assert_array_equal(codes["scaled.parameters"][image, :, 0, 0].view(np.uint8), words)
+
+
+@pytest.mark.parametrize("make", [random_network, random_parts, random_phases, random_scaled])
 def test_a_file_holds_the_network(tmp_path, make):
     original, path = make(6), tmp_path / "n.celq"
     original.save(path)

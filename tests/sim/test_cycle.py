@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import random_codes, random_network, random_parts, random_phases
+from networks import random_codes, random_network, random_parts, random_phases, random_scaled
 
 import celosia
 from celosia import sim
@@ -48,7 +48,7 @@ def test_equals_rtl():
     compare(get_config("tiny"), range(24), 20, most_layers=3)
 
 
-@pytest.mark.parametrize("make", [random_parts, random_phases])
+@pytest.mark.parametrize("make", [random_parts, random_phases, random_scaled])
 def test_equals_rtl_in_parts(make):
     compare(get_config("tiny"), range(12), 14, make)
 

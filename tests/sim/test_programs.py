@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from networks import random_codes, random_network, random_parts, random_phases
+from networks import random_codes, random_network, random_parts, random_phases, random_scaled
 
 from celosia.host.compile import compile
 from celosia.hw.config import get_config
@@ -33,7 +33,7 @@ def test_random_networks(memory):
     check("tiny", memory, range(8), 14, most_layers=3)
 
 
-@pytest.mark.parametrize("make", [random_parts, random_phases])
+@pytest.mark.parametrize("make", [random_parts, random_phases, random_scaled])
 def test_parts_and_wholes(make):
     check("tiny", "sdram-pauses", range(6), 10, make)
 

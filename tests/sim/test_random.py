@@ -72,7 +72,7 @@ def test_what_has_not_run_is_missing():
     missing = exerciser.account.missing()
     assert {"a wait for a token STORE → MAP", "a token left STORE → MAP", "2,048 channels in", "a smaller last tile"} <= set(missing)
     assert not {"opcode COMPUTE", "one channel in", "a wait for a token COMPUTE → DRAIN"} & set(missing)
-    assert len(Account().missing()) == 9 + 13 + 13 + len(CORNERS)
+    assert len(Account().missing()) == 9 + 14 + 14 + len(CORNERS)
 
 
 def test_soak(tmp_path, monkeypatch, capsys):
