@@ -99,12 +99,14 @@ class Dispatcher(wiring.Component):
         fault = Signal(ErrorCode)    # it is faulty
         valid = offered.any() | end | (fault != ErrorCode.NONE)
         taken = Signal()
+        room = Signal(len(Unit))     # of their queues, a cycle late: one takes an instruction every other cycle at most, so what has been free still is
         running = Signal()
         header = Header(first[:Header.as_shape().size])
         m.d.comb += [
-            taken.eq((offered & Cat(queue.i.ready for queue in queues)).any() | end),
+            taken.eq((offered & room).any() | end),
             beats.ready.eq(~have_first | ~valid),  # not in the cycle in which END is taken: what follows it is not looked at
         ]
+        m.d.sync += room.eq(Cat(queue.i.ready for queue in queues))
         with m.If(taken):
             m.d.sync += [offered.eq(0), end.eq(0), self.index.eq(self.index + 1), ending.eq(ending | end)]
         with m.If(beats.valid & beats.ready & ~ending):
@@ -125,7 +127,7 @@ class Dispatcher(wiring.Component):
             with m.Else():
                 m.d.sync += first.eq(beats.payload)
         for unit in Unit:
-            m.d.comb += [queues[unit].i.valid.eq(offered[unit]), queues[unit].i.payload.eq(instruction)]
+            m.d.comb += [queues[unit].i.valid.eq(offered[unit] & room[unit]), queues[unit].i.payload.eq(instruction)]
 
         # Overruled by the errors of `_issue`, which come later.
         with m.If(self.start):

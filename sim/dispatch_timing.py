@@ -121,8 +121,9 @@ class DispatchTiming:
         while True:
             while not queue.elements:
                 yield queue
-            queued = queue.elements[0][0]
-            cycle, (opcode, fields) = yield from queue.take(cycle)
+            queued, (opcode, fields) = queue.elements.popleft()
+            cycle = max(cycle, queued)
+            queue.free(cycle + 2)  # the decoder knows a cycle late
             held = cycle + 1
             tokens = {}
             for other in Unit:

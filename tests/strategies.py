@@ -165,12 +165,10 @@ class _Drawing:
         values.setdefault("weight", draw(st.sampled_from(("random",) * 3 + tuple(WEIGHTS))))
         if "pool" not in values and draw(_SOMETIMES):
             values["pool"] = draw(_pools(size))
+        values |= {"slopes": draw(st.sampled_from((None,) * 6 + tuple(SLOPES))), "table": draw(st.sampled_from((None,) * 4 + tuple(TABLES)))}
         if values.pop("factors", draw(_SOMETIMES)):
             there = [name for name, other in self._factors.items() if other == (one.outputs, 1, 1)]
-            values["factors"] = draw(st.sampled_from(there[::-1])) if there else self.input((one.outputs, 1, 1), -128)
-        else:
-            values["slopes"] = draw(st.sampled_from((None,) * 6 + tuple(SLOPES)))
-        values["table"] = draw(st.sampled_from((None,) * 4 + tuple(TABLES)))
+            values |= {"slopes": None, "factors": draw(st.sampled_from(there[::-1])) if there else self.input((one.outputs, 1, 1), -128)}
         if draw(_SOMETIMES):
             values["low"], values["high"] = sorted((draw(_CODE), draw(_CODE)))
         values |= {"bias": draw(st.sampled_from(tuple(BIASES))), "scale": draw(st.sampled_from(("fitting",) * 6 + tuple(SCALES))), "zero_point": draw(_CODE)}
