@@ -1,4 +1,4 @@
-"""The Verilog of the accelerator and of the host link under Verilator's lint: latches, combinational loops, second drivers, undriven bits and wrong widths are errors."""
+"""The Verilog of the accelerator and the host link under Verilator's lint: latches, combinational loops, second drivers, undriven bits and wrong widths are errors."""
 
 import os
 import subprocess
