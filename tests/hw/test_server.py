@@ -291,6 +291,17 @@ async def no_more_than_fits(dut):
 
 
 @cocotb.test()
+async def answers_wait_for_the_line(dut):
+    """A slot takes the next answer when the one before has been sent."""
+    device, board = await start(dut)
+    model = Model(board)
+    await expect(dut, device, model, open_frame())
+    device.take = 0.05
+    requests = [Message(session=SESSION, sequence=k, kind=Kind.READ, count=128, value=128 * k) for k in range(WINDOW + 2)]
+    await expect(dut, device, model, b"".join(message.frame() for message in requests), gap=0.97)  # as slowly as a line
+
+
+@cocotb.test()
 async def marks(dut):
     """Cycles from the command's offer on, of retired instructions; of one program after the other, and none of a command that is refused."""
     device, _ = await start(dut)
@@ -349,7 +360,7 @@ def test_server(pause, take):
     run_cocotb(FrameServer(), __file__, "does_what_the_model_does", {"pause": pause, "take": take, "seed": 1})
 
 
-@pytest.mark.parametrize("test", ["sessions", "damaged_bytes", "no_more_than_fits", "marks"])
+@pytest.mark.parametrize("test", ["sessions", "damaged_bytes", "no_more_than_fits", "answers_wait_for_the_line", "marks"])
 def test_server_case(test):
     run_cocotb(FrameServer(), __file__, test)
 
