@@ -1,5 +1,6 @@
 """The command line. Reports go to stdout, logs and progress to stderr; a user's error is one sentence and exit code 2."""
 
+import contextlib
 import re
 import sys
 from pathlib import Path
@@ -253,6 +254,29 @@ def bench(
     return print(f"{report['frames_per_second']:.4g} frames/s at {report['clock_mhz']:g} MHz; stalls: {_stalls(report)}")
 
 
+@app.command()
+def serve_sim(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The TCP port; 0: any that is free.")],
+    config: Config = None,
+    host: Annotated[str, typer.Option(help="The address to listen at; 127.0.0.1 can be reached from this machine only.")] = "127.0.0.1",
+) -> None:
+    """Be a board: the RTL, simulated, for the device tcp:HOST:PORT, until Ctrl-C."""
+    from ..hw.config import get_config
+    from ..sim.link import FrameServer
+    from ..sim.rtl import RtlBoard
+    from ..sim.serve import SimulatedBoard, listen, serve
+    from .source import DEFAULT_CONFIG
+
+    def log(text):
+        print(f"serve-sim: {text}", file=sys.stderr, flush=True)
+
+    chosen = get_config(config or DEFAULT_CONFIG)
+    with contextlib.closing(listen(host, port)) as listener, contextlib.suppress(KeyboardInterrupt), contextlib.closing(RtlBoard(chosen)) as rtl:
+        board = SimulatedBoard(rtl, log)
+        log(f"config {chosen.name} is the device tcp:{host}:{listener.getsockname()[1]}, until Ctrl-C")
+        serve(listener, FrameServer(board), board)
+
+
 def _program(model, config, batch):
     """The program to run, and the configuration of the device: the one asked for, else the program's own."""
     from ..hw.config import get_config
@@ -265,9 +289,9 @@ def _program(model, config, batch):
 
 
 def _open(name, config, progress, **options):
-    from .device import open_device
+    from .device import BOARDS, open_device
 
-    return open_device(name, config, **options, **({"progress": progress} if name == "rtl" else {}))
+    return open_device(name, config, **options, **({"progress": progress} if name == "rtl" or name.startswith(BOARDS) else {}))
 
 
 def _print_run(report):

@@ -10,12 +10,13 @@ from ..hw.program import Program
 from ..sim.golden import dequantize, quantize
 from .errors import CelosiaError
 
-__all__ = ["DEVICES", "Device", "Result", "open_device"]
+__all__ = ["BOARDS", "DEVICES", "Device", "Result", "open_device"]
 
 #: What `open_device` opens.
 DEVICES = ("golden", "cycle", "rtl")
-_LATER = ("serial:", "tcp:")
-_CHOICES = f"{', '.join(DEVICES[:-1])} or {DEVICES[-1]}"
+#: What names a board begins with.
+BOARDS = ("serial:", "tcp:")
+_CHOICES = f"{', '.join(DEVICES)}, serial:PORT or tcp:HOST:PORT"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,7 @@ class Device:
 
 
 def open_device(name: str, config: "str | AcceleratorConfig" = "ulx3s-85f", **options) -> Device:
-    """Open a device by name, for a configuration. Options go to the device (`vcd`, `progress` for "rtl").
+    """Open a device by name, for a configuration. Options go to the device (`vcd`, `progress` for "rtl", `progress` for boards).
 
     Raises :exc:`CelosiaError` if the name is not known or the device cannot be had.
     """
@@ -108,8 +109,13 @@ def open_device(name: str, config: "str | AcceleratorConfig" = "ulx3s-85f", **op
         from ..sim.rtl import RtlDevice
 
         return Device(name, config, RtlDevice(config, **options))
-    if name.startswith(_LATER):
-        raise CelosiaError(f"device {name!r} is not there yet; choose {_CHOICES}")
+    if name.startswith(BOARDS):
+        if unknown := set(options) - {"progress"}:
+            raise CelosiaError(f"device {name!r} has no option {min(unknown)!r}")
+        from .pipes import open_pipe
+        from .remote import BoardDevice
+
+        return Device(name, config, BoardDevice(config, open_pipe(name), **options))
     raise CelosiaError(f"device {name!r} is not known; choose {_CHOICES}")
 
 

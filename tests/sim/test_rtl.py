@@ -16,7 +16,8 @@ from celosia.hw.network import Network, Tensor
 from celosia.hw.program import Placement, Program, ProgramError
 from celosia.hw.registers import MAGIC, VERSION, Command, ErrorCode, Register, Status
 from celosia.sim.device import DeviceError
-from celosia.sim.rtl import BEAT_WRITTEN, MEMORIES, WATCHDOG_CYCLES, RtlDevice
+from celosia.sim.driver import WATCHDOG_CYCLES
+from celosia.sim.rtl import BEAT_WRITTEN, MEMORIES, RtlDevice
 from celosia.sim.verilate import fast_verilog
 
 CONFIG = get_config("tiny")
