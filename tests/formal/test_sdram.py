@@ -58,12 +58,12 @@ class Spacing(wiring.Component):
         super().__init__({
             "access": In(len(self._sequencer.accesses.payload.as_value())), "valid": In(1), "tick": In(1), "powered": In(1), "follow": In(2),
             "rc": Out(1), "ras": Out(1), "rp": Out(1), "rcd": Out(1), "rrd": Out(1), "rfc": Out(1), "wr": Out(1), "mrd": Out(1),
-            "opened": Out(1),     # ACTIVE of an open bank
-            "closed": Out(1),     # READ or WRITE of a closed one
-            "not_idle": Out(1),   # REFRESH or MODE with an open bank
-            "cut": Out(1),        # a burst is cut short
-            "contention": Out(1), # a WRITE while the chip may still drive
-            "too_early": Out(1),  # before the chip is initialised
+            "opened": Out(1),      # ACTIVE of an open bank
+            "closed": Out(1),      # READ or WRITE of a closed one
+            "not_idle": Out(1),    # REFRESH or MODE with an open bank
+            "cut": Out(1),         # a burst is cut short
+            "contention": Out(1),  # a WRITE while the chip may still drive
+            "too_early": Out(1),   # before the chip is initialised
         })
 
     def elaborate(self, _platform):
@@ -103,7 +103,7 @@ class Spacing(wiring.Component):
         with m.If(command == MODE):
             m.d.sync += mode.eq(1)
         m.d.comb += [
-            self.rc.eq(active & mine & since_active.less(clocks("rc"))),
+            self.rc.eq((active & mine | to_all) & since_active.less(clocks("rc"))),
             self.ras.eq(precharge & is_open & since_active.less(clocks("ras"))),
             self.rp.eq((active & mine | to_all) & since_precharge.less(clocks("rp"))),
             self.rcd.eq(column & mine & since_active.less(clocks("rcd"))),
