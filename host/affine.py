@@ -29,6 +29,7 @@ aten = torch.ops.aten
 
 #: f, and what x · f(x) is.
 _GATED = {aten.sigmoid.default: aten.silu.default, aten.hardsigmoid.default: aten.hardswish.default}
+_EXPANSIONS = {aten.expand.default, aten.expand_as.default}
 _ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "neg"}
 
 
@@ -49,8 +50,8 @@ def fold_constants(module: torch.fx.GraphModule) -> None:
 
 
 def rewrite_arithmetic(module: torch.fx.GraphModule, node: torch.fx.Node) -> None:
-    """Rewrite an addition, subtraction, multiplication, division or negation with a constant; of two maps only a plain sum stays, and
-    a product whose second factor, if there is one, has a value for each channel.
+    """Rewrite an addition, subtraction, multiplication, division or negation with a constant. Of two maps a plain sum stays, and a
+    product, whose second factor is the smaller map.
 
     Raises :exc:`UnsupportedError`.
     """
@@ -76,12 +77,17 @@ def _rewrite_maps(module, node, name):
                 node.target, node.args = _GATED[other.target], (one,)
                 node.graph.erase_node(other)
                 return
-        if image_shape(node.args[0]) != image_shape(node):
+        if image_shape(node.args[0]) != image_shape(node) or node.args[0].target in _EXPANSIONS:
             node.args = node.args[::-1]
+        factor = node.args[1]
+        if factor.target in _EXPANSIONS and image_shape(node.args[0]) == image_shape(node):
+            node.args = (node.args[0], factor.args[0])
+            if not factor.users:
+                node.graph.erase_node(factor)
         node.target, node.kwargs = SCALE, {}
         return
     if name not in ("add", "sub"):
-        raise refuse(node, "of two maps is not supported", "use an architecture that adds them")
+        raise refuse(node, "of two maps is not supported", "use an architecture that adds or multiplies them")
     factor = (-1 if name == "sub" else 1) * argument(node, "alpha")
     if factor != 1:
         with node.graph.inserting_before(node):

@@ -92,13 +92,13 @@ class Emitter:
                 break
 
     def _load_words(self, ring, force=False):
-        """Emit the next load of weights, parameters or a table, if there is one and room for it, and what a layer makes is in memory; `force`: however far ahead."""
+        """Emit the next load of weights, parameters or a table, if there is one, has room and, where a layer computes it, is in memory; `force`: however far ahead."""
         loads, target, step, beats = self._word_rings[ring]
         if not loads or (self._ahead[ring].full and not force):
             return False
         load, base, offset, written = loads[0], Base.WEIGHTS, 0, []
         if load.tensor:
-            # All images': one token then serves for them.
+            # Of all images, although one's are loaded: so one token serves for all loads.
             base, offset = self._placements[load.tensor].base, self._placements[load.tensor].offset
             written = self._stored(load.tensor, (0, self._plans[0].geometry.batch), (0, 1), None)
         if written is None:

@@ -215,7 +215,7 @@ class _Fuser:
     def scale(self, node, shape):
         one, other = map(self.map_of, node.args)
         if one != shape or other != (shape[0], 1, 1):
-            raise refuse(node, f"of maps {one} and {other}, flattened differently, is not supported", "multiply a map by one value for each channel")
+            raise refuse(node, f"of maps {one} and {other} is not supported", "multiply a map by one value for each channel")
         return self.source(node.args[1]).name
 
     def carrier(self, add):

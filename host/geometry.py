@@ -8,7 +8,7 @@ from math import ceil
 import numpy as np
 
 from ..hw.config import PLANE, AcceleratorConfig
-from ..hw.network import Layer, Network
+from ..hw.network import MOST_TAPS, Layer, Network
 from ..hw.program import Fold
 from .errors import CompileError
 
@@ -190,7 +190,7 @@ def _check_limits(geometry, row_stride):
     """Raises :exc:`CompileError` if a number does not fit the field of an instruction."""
     layer, (_, *size), (_, *conv), (_, *out) = geometry.layer, geometry.shape, geometry.conv, geometry.out
     last = [(count - 1) * stride - padding for count, stride, padding in zip(conv, geometry.stride, geometry.padding)]
-    limits = [("kernel height", geometry.weight.shape[2], 32), ("kernel width", geometry.weight.shape[3], 32), ("stride", max(geometry.stride), 15),
+    limits = [("kernel height", geometry.weight.shape[2], MOST_TAPS), ("kernel width", geometry.weight.shape[3], MOST_TAPS), ("stride", max(geometry.stride), 15),
               ("dilation", max(geometry.dilation), 31), ("padding", max(geometry.padding), 2047), ("map height", size[0], 2047), ("map width", size[1], 2047),
               ("last window's row", last[0], 2047), ("last window's column", last[1], 2047), ("output height", conv[0], 1023), ("output width", conv[1], 2047)]
     limits += [(f"{what} area", height * width, (1 << 20) - 1) for what, (height, width) in (("map", size), ("output", conv), ("stored map", out))]

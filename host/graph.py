@@ -114,15 +114,17 @@ class _Lowering:
     def scaled(self, group):
         """A depthwise layer whose multipliers are the codes of another map, and the layer before it that makes its parameters of them."""
         x, y, codes = (self.tensors[name] for name in (group.input, group.output, group.scale))
+        if x.shape == codes.shape and codes.zero_point != -128:
+            x, codes = codes, x  # either may be the factor
         if codes.zero_point != -128:
             raise CelosiaError(f"layer {group.name}: multiplies by a map that has negative values; let a sigmoid or a ReLU go before")
         lookup = self._lookup(group, x, y) if group.function else None
         before, channels = lookup.before if lookup else y, x.shape[0]
-        ratio = x.scale * codes.scale / before.scale
-        if round(ratio * 2.0 ** (16 - 8)) > 127 * _SCALE_TAPS:
-            raise CelosiaError(f"layer {group.name}: the scales of its maps differ by {ratio:.3g} from its output's; calibrate with more varied images")
-        shift = min(math.floor(math.log2(127 * _SCALE_TAPS / ratio)) + 8, 47)
-        weight = round(ratio * 2.0 ** (shift - 8))
+        try:
+            weight, shift = _factor(x.scale * codes.scale / before.scale)
+        except ValueError:
+            raise CelosiaError(f"layer {group.name}: the product of its maps' scales is {x.scale * codes.scale / before.scale:.3g} times its output's, 2 or more; its "
+                               "outputs are far smaller than its maps allow: calibrate with more varied images") from None
         taps = [weight // _SCALE_TAPS + (tap < weight % _SCALE_TAPS) for tap in range(_SCALE_TAPS)]
         arrays = {"weight": np.tile(np.array(taps, np.int8), (channels, 1, 1, 1)), "bias": np.full(channels, -x.zero_point * weight, np.int32),
                   "multiplier": np.full(channels, 255 * CODE_UNIT, np.uint16), "shift": np.full(channels, shift, np.uint8)}
@@ -237,6 +239,16 @@ class _Lowering:
         if limit < 0:
             raise CelosiaError(f"layer {group.name}: its residual's scale is {ratio:.3g} times its output's; calibrate with more varied images")
         return Residual(tensor=tensor.name, multiplier=round(ratio * 2**limit), shift=limit)
+
+
+def _factor(ratio):
+    """Weight and shift of a scaled map: weight · `CODE_UNIT` · 2^−shift closest to `ratio`. Raises ValueError if it is about 2 or more."""
+    most = 127 * _SCALE_TAPS
+    shift = min(max(math.floor(math.log2(most * CODE_UNIT / ratio)), 16), 47)
+    weight = round(ratio * 2.0**shift / CODE_UNIT)
+    if weight > most:
+        raise ValueError(f"ratio must be below {most * CODE_UNIT / 2**16:.3g}, not {ratio}")
+    return weight, shift
 
 
 def _geometry(group, node, x):

@@ -1,7 +1,10 @@
 """Rewrites an exported graph into few operations: no identities, no in-place forms, explicit padding, no arithmetic with constants."""
 
+import math
+
 import torch
 
+from ..hw.network import MOST_TAPS
 from .affine import fold_constants, rewrite_arithmetic, rewrite_batch_norm
 from .concatenate import rewrite_slices
 from .errors import CelosiaError
@@ -49,6 +52,8 @@ def simplify(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
     for node in list(graph.nodes):
         if node.target in CLIPS:
             _move_before_pool(node)
+        elif node.target in (aten.adaptive_avg_pool2d.default, aten.mean.dim):
+            _average_in_two_steps(node)
     graph.lint()
     module.recompile()
     return module
@@ -92,6 +97,23 @@ def _make_padding_explicit(graph, node):
     node.args = (source, node.args[1], argument(node, "bias"), list(pair(argument(node, "stride"))), [n // 2 for n in total], list(dilation), groups)
     node.kwargs = {}
     node.target = CONV
+
+
+def _average_in_two_steps(node):
+    """The mean of a map larger than a kernel: that of means of equal parts, where its size has such a divisor."""
+    source = node.args[0]
+    whole = len(image_shape(source)) == 3 and math.prod(image_shape(node)[1:]) == 1
+    if not whole or max(image_shape(source)[1:]) <= MOST_TAPS or (node.target is aten.mean.dim and sorted(dim % 4 for dim in argument(node, "dim")) != [2, 3]):
+        return
+    batch, channels, *size = source.meta["val"].shape
+    window = [next((n for n in range(MOST_TAPS, 0, -1) if length % n == 0), 1) for length in size]
+    parts = [length // n for length, n in zip(size, window)]
+    if max(parts) > MOST_TAPS:
+        return
+    with node.graph.inserting_before(node):
+        parts = call(node.graph, aten.avg_pool2d.default, (source, window, window), like=source, shape=(batch, channels, *parts))
+    parts.meta |= {key: value for key, value in node.meta.items() if key != "val"}
+    node.replace_input_with(source, parts)
 
 
 def _move_before_pool(node):

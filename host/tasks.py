@@ -36,7 +36,7 @@ class Load:
     words: int
     uses: int = 0
     tensor: str | None = None
-    #: Of `words`, those at the end for which there is room only: channels that do not exist.
+    #: Words at the end that are reserved but not loaded: those of channels that do not exist.
     empty: int = 0
     region: Region | None = None
     mark: Mark | None = None

@@ -110,7 +110,7 @@ def _best_chunks(geometry):
     image_words, limit = geometry.words * height * width, min(config.map_words, _MOST_BEATS)
     best = None
     # Whole images share a chunk while two chunks fit side by side; else an image is cut into rows.
-    most_images = 1 if geometry.layer.parameters else geometry.batch  # which have parameters of their own
+    most_images = 1 if geometry.layer.parameters else geometry.batch  # each image has parameters of its own, which a tile has one set of
     options = [(images, rows) for images in range(1, most_images + 1) if images * image_words <= limit]
     counts = sorted({ceil(rows / n) for n in range(2, min(rows, 64) + 1)} | {1}, reverse=True)
     options += [(1, n) for n in counts if n < rows]

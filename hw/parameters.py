@@ -8,7 +8,7 @@ import numpy as np
 from amaranth.hdl import Cat, unsigned
 from amaranth.lib import data
 
-__all__ = ["CODE_UNIT", "PARAMETER_BYTES", "SHORT_BITS", "Parameters", "decode_parameters", "encode_parameters", "expand", "nearest_short", "select_codes"]
+__all__ = ["CODE_UNIT", "PARAMETER_BYTES", "SHORT_BITS", "Parameters", "decode_parameters", "encode_parameters", "expand", "nearest_short", "parameter_arrays"]
 
 #: Bits of a multiplier of negative sums.
 SHORT_BITS = 11
@@ -84,11 +84,12 @@ def decode_parameters(words: np.ndarray) -> "dict[str, np.ndarray]":
     }
 
 
-def select_codes(bias: np.ndarray, shift: np.ndarray) -> "tuple[dict[str, np.ndarray], np.ndarray]":
+def parameter_arrays(bias: np.ndarray, shift: np.ndarray) -> "tuple[dict[str, np.ndarray], np.ndarray]":
     """How a 1×1 convolution of codes (C, 1, 1) and a table (256,) int8 behind it make the words of C channels whose multipliers are `CODE_UNIT` · (code + 128):
     the convolution's weight, bias, multiplier and shift, as of a `Layer`, whose output channels are the words' bytes (up to a multiple of 8 channels' words).
 
-    A multiplier's high byte is its code with the sign bit changed, which the table does; all other bytes are constant.
+    A multiplier's high byte is its code with the sign bit changed, which the table does; all other bytes are constant. Weight 2, multiplier 2^15 and shift 16
+    leave a code as it is.
     """
     channels = len(bias)
     filled = -(-channels // 8) * 8

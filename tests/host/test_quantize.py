@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from celosia.host import graph
 from celosia.host.errors import CelosiaError, UnsupportedError
 from celosia.host.operations import FUNCTIONS
 from celosia.host.quantize import QuantizedModel, RangeObserver, quantize
@@ -204,6 +205,8 @@ MODELS = {
     "adaptive_uneven": (lambda: nn.Sequential(conv(3, 8), nn.AdaptiveAvgPool2d((5, 7))), ["conv"] + ["avg_pool"] * 3),
     "adaptive_overlapping": (lambda: nn.Sequential(conv(3, 8, stride=2, padding=0), nn.AdaptiveAvgPool2d(3)), ["conv", "avg_pool"]),
     "adaptive_larger": (lambda: nn.Sequential(conv(3, 4, stride=9), nn.AdaptiveAvgPool2d(3)), ["conv"] + ["avg_pool"] * 9),
+    "mean_of_a_large_map": (lambda: Function(lambda m, x: m.g(F.avg_pool2d(F.interpolate(m.c(x), scale_factor=3), (1, 2)).mean((2, 3), keepdim=True)),
+                                             c=conv(3, 8), g=conv(8, 5, 1)), ["conv"] + ["upsample"] * 3 + ["avg_pool"] * 3 + ["conv"]),
     "squeeze_excite": (lambda: Excited(16, F.hardsigmoid), ["conv", "avg_pool", "conv", "conv", "parameters", "mul", "conv"]),
     "squeeze_excite_unaligned": (lambda: Excited(12, F.relu), ["conv", "avg_pool", "conv", "conv", "parameters", "mul", "conv"]),
     "scaled_sum": (lambda: Function(lambda m, x: F.relu(m.b(x) + torch.sigmoid(m.g(x)) * m.a(x)), a=conv(3, 8), b=conv(3, 8), g=conv(3, 8, 16, padding=0)),
@@ -212,6 +215,10 @@ MODELS = {
                              ["conv", "conv", "parameters", "mul"]),
     "scaled_vectors": (lambda: Function(lambda m, x: m.f(m.a(x).mean((2, 3)) * m.g(x).sigmoid().flatten(1)), a=conv(3, 8), g=conv(3, 8, 16, padding=0),
                                         f=nn.Linear(8, 3)), ["conv", "avg_pool", "conv", "parameters", "mul", "linear"]),
+    "scaled_first": (lambda: Function(lambda m, x: m.g(x).sigmoid() * F.hardswish(m.a(x)).mean((2, 3), keepdim=True), a=conv(3, 8), g=conv(3, 8, 16, padding=0)),
+                     ["conv", "conv", "avg_pool", "parameters", "mul"]),
+    "scaled_expanded": (lambda: Function(lambda m, x: (lambda y: y * m.g(x).sigmoid().expand_as(y) + m.g(x).relu().expand(-1, -1, 16, 16) * y)(m.a(x)),
+                                         a=conv(3, 8), g=conv(3, 8, 16, padding=0)), ["conv"] + ["conv", "parameters", "mul"] * 2),
     "scaled_joined": (lambda: Function(lambda m, x: torch.cat([m.a(x), m.b(x) * m.g(x).sigmoid()], 1), a=conv(3, 8), b=conv(3, 8), g=conv(3, 8, 16, padding=0)),
                       ["conv", "conv", "conv", "parameters", "mul"]),
     "two_outputs": (lambda: Function(lambda m, x: {"a": m.a(x), "b": m.b(x).flatten(1)}, a=conv(3, 8), b=conv(3, 2)), ["conv", "conv"]),
@@ -410,7 +417,7 @@ REFUSED = {
     "output_constant": (Function(lambda m, x: (F.relu(x), 3)), "output holds something other than feature maps"),
     "multiply": (Function(lambda m, x: x * F.relu(x)), r"mul of maps of shapes \(3, 8, 8\) and \(3, 8, 8\) is not supported; multiply a map by one value for each"),
     "multiply_by_pixels": (Function(lambda m, x: m.a(x).sigmoid() * x, a=conv(3, 1)), r"mul of maps of shapes \(3, 8, 8\) and \(1, 8, 8\) is not supported"),
-    "multiply_flattened": (Function(lambda m, x: x.flatten(1) * x.flatten(1).relu()), r"mul of maps \(3, 8, 8\) and \(3, 8, 8\), flattened differently"),
+    "multiply_flattened": (Function(lambda m, x: x.flatten(1) * x.flatten(1).relu()), r"mul of maps \(3, 8, 8\) and \(3, 8, 8\) is not supported"),
 }
 
 
@@ -420,6 +427,24 @@ def test_what_cannot_run_is_refused_in_one_sentence(name):
     with pytest.raises(UnsupportedError, match=message) as caught:
         quantize(nn.Sequential(module), [torch.randn(2, 3, 8, 8)])
     assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("ratio", [2.0**-40, 1e-3, 0.5, 1.0, 507.9 / 256, 508.4 / 256])
+def test_weights_of_scaled_maps_come_close_to_the_ratio_of_scales(ratio):
+    weight, shift = graph._factor(ratio)
+    assert 0 <= weight <= 4 * 127 and 16 <= shift <= 47
+    assert abs(256 * weight / 2.0**shift - ratio) <= max(ratio / 508, 2.0**-40)
+
+
+def test_a_ratio_of_scales_that_is_too_large_is_refused():
+    with pytest.raises(ValueError, match="ratio must be below 1.98"):
+        graph._factor(508.6 / 256)
+    model = Function(lambda m, x: m.a(x) * m.g(x).relu(), a=conv(3, 2), g=conv(3, 2, 16, padding=0))
+    for layer, bias in (("a", [1000.0, 0.001]), ("g", [-1.0, 1.0])):  # what is large is multiplied by 0
+        model.layers[layer].weight.data.zero_()
+        model.layers[layer].bias.data = torch.tensor(bias)
+    with pytest.raises(CelosiaError, match=r"^layer mul: the product of its maps' scales is 3\.92e\+03 times its output's, 2 or more; its outputs are far smaller"):
+        make(model)
 
 
 def test_a_factor_with_negative_values_is_refused():

@@ -10,8 +10,8 @@ from celosia.hw.floorplan import assign_blocks
 SITES = [(x, y, f"EBR{x % 4}") for x in (4, 6, 9) for y in (22, 46)]
 
 
-def random_design(seed, shared):
-    """Four block RAMs, each wired to registers of its own and, if `shared`, all to some, placed at random, as nextpnr writes a design."""
+def random_design(seed, shared, kinds=("DP16KD",) * 4):
+    """Four blocks, each wired to registers of its own and, if `shared`, all to some, placed at random, as nextpnr writes a design."""
     rng = random.Random(seed)
     cells = {f"ff{k}": cell("TRELLIS_FF", rng.randrange(20), rng.randrange(60), "SLICEA.FF0", [k]) for k in range(20)}
     sites = rng.sample(SITES, 4)
@@ -19,7 +19,7 @@ def random_design(seed, shared):
     while len({x for x, *_ in sites}) < 3 or len({y for _, y, _ in sites}) < 2:
         sites = rng.sample(SITES, 4)
     for k, site in enumerate(sites):
-        cells[f"ram{k}"] = cell("DP16KD", *site, [*range(5 * k, 5 * k + 3), *(range(3, 20, 5) if shared else []), "0"])
+        cells[f"ram{k}"] = cell(kinds[k], *site, [*range(5 * k, 5 * k + 3), *(range(3, 20, 5) if shared else []), "0"])
     return {"modules": {"top": {"cells": cells}}}
 
 
@@ -50,6 +50,17 @@ def test_no_assignment_of_blocks_has_shorter_wires(seed):
 def test_wires_from_block_to_block_do_not_make_it_longer(seed):
     design = random_design(seed, shared=True)
     assert length(design, assign_blocks(design)) <= length(design, {})
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_blocks_of_both_types_are_assigned_to_sites_of_their_own(seed):
+    design = random_design(seed, shared=True, kinds=("DP16KD", "MULT18X18D") * 2)
+    found, cells = assign_blocks(design), design["modules"]["top"]["cells"]
+    assert length(design, found) <= length(design, {})
+    for kind in ("DP16KD", "MULT18X18D"):
+        names = [name for name, each in cells.items() if each["type"] == kind]
+        axes = [{cells[name]["attributes"]["NEXTPNR_BEL"].split("/")[axis] for name in names} for axis in range(3)]
+        assert len({found[name] for name in names}) == 2 and all(found[name].split("/")[axis] in axes[axis] for name in names for axis in range(3))
 
 
 def test_a_design_without_blocks_has_no_floorplan():

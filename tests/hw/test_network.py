@@ -89,7 +89,7 @@ def scaled_network(layer, **changes):
 @pytest.mark.parametrize(("layer", "changes", "message"), [
     ("scaled", {"input": "a", "negative": np.zeros(24, np.uint16)}, "parameters that are computed exclude phases of columns and multipliers of negative sums"),
     ("scaled", {"bias": np.zeros(24, np.int32)}, "its parameters 'scaled.parameters' are made of other numbers than its own"),
-    ("scaled", {"multiplier": np.full(24, 65281, np.uint16)}, "a multiplier is higher than those that are computed may be"),
+    ("scaled", {"multiplier": np.full(24, 65279, np.uint16)}, "multipliers must be 65280, the highest that are computed"),
     ("scaled.parameters", {"low": -127}, "its parameters 'scaled.parameters' are made of other numbers than its own"),
 ])
 def test_computed_parameters_that_are_refused(layer, changes, message):
