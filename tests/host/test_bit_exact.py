@@ -89,7 +89,7 @@ def test_the_fixture_is_opened_once_as_the_options_say(pytester):
     result.assert_outcomes(passed=2)
     result = pytester.runpytest_subprocess("--celosia-device", "nonsense")
     result.assert_outcomes(errors=2)
-    result.stdout.fnmatch_lines(["E *CelosiaError: device 'nonsense' is not known; choose golden, cycle or rtl"])
+    result.stdout.fnmatch_lines(["E *CelosiaError: device 'nonsense' is not known; choose golden, cycle, rtl*"])
 
 
 def test_the_example_of_the_quick_start(pytester, monkeypatch):

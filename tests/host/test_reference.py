@@ -10,7 +10,7 @@ from celosia.hw.network import Layer, Network
 torch.set_num_threads(1)
 
 
-def slow_layer(layer: Layer, network: Network, x: np.ndarray, residual: "np.ndarray | None") -> np.ndarray:
+def slow_layer(layer: Layer, network: Network, x: np.ndarray, residual: "np.ndarray | None", parameters: None) -> np.ndarray:
     """The contract's arithmetic written a second time, with Python's integers and loops."""
     source, target = network.tensors[layer.input], layer.lookup.before if layer.lookup else network.tensors[layer.output]
     top, left, bottom, right = layer.padding
@@ -79,8 +79,8 @@ def test_codes_are_those_of_the_graph(small):
 def test_each_layers_wrong_result_is_found_in_that_layer_alone(small, index):
     qmodel, batch = small
 
-    def wrong(layer, network, x, residual):
-        codes = slow_layer(layer, network, x, residual)
+    def wrong(layer, network, x, residual, parameters):
+        codes = slow_layer(layer, network, x, residual, parameters)
         return np.where(codes < 100, codes + 2, codes - 2) if layer is network.layers[index] else codes
 
     assert [record.max_lsb_error > 1 for record in compare(qmodel, batch, layer=wrong)] == [i == index for i in range(4)]

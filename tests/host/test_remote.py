@@ -40,7 +40,8 @@ class Simulation:
 
     def __init__(self, *options, port=0):
         command = [sys.executable, "-m", "celosia.host.cli", "serve-sim", "--config", "tiny", "--port", str(port), *options]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        # Ctrl-C reaches it as it would in a terminal, even if this runs in the background, where a shell ignores the signal.
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         line = self.process.stderr.readline()
         assert "config tiny is the device tcp:" in line, line
         self.name = line.split("device ")[1].split(",")[0]
