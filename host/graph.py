@@ -8,7 +8,7 @@ import torch
 import torchao.quantization.pt2e  # noqa: F401  registers torch.ops.quantized_decomposed
 
 from ..hw.network import Layer, Lookup, Network, Part, Pool, Residual, Tensor, parameter_layer
-from ..hw.parameters import CODE_UNIT, nearest_short
+from ..hw.parameters import CODE_UNIT, MOST_COMPUTED, nearest_short
 from ..sim import golden
 from .errors import CelosiaError
 from .fuse import Group, Groups
@@ -127,7 +127,7 @@ class _Lowering:
                                "outputs are far smaller than its maps allow: calibrate with more varied images") from None
         taps = [weight // _SCALE_TAPS + (tap < weight % _SCALE_TAPS) for tap in range(_SCALE_TAPS)]
         arrays = {"weight": np.tile(np.array(taps, np.int8), (channels, 1, 1, 1)), "bias": np.full(channels, -x.zero_point * weight, np.int32),
-                  "multiplier": np.full(channels, 255 * CODE_UNIT, np.uint16), "shift": np.full(channels, shift, np.uint8)}
+                  "multiplier": np.full(channels, MOST_COMPUTED, np.uint16), "shift": np.full(channels, shift, np.uint8)}
         residual = self._residual(group, self.tensors[group.residual], before, arrays["shift"]) if group.residual else None
         low, high = _clamp(group, before)
         layer = Layer(name=group.name, op=group.kind, input=x.name, output=y.name, **arrays, dilation=(1, 0), groups=channels, low=low, high=high, lookup=lookup,

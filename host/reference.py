@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..hw.network import Layer, Network
-from ..hw.parameters import CODE_UNIT, encode_parameters
+from ..hw.parameters import CODE_UNIT, fill_parameters
 from ..sim import golden
 from .errors import CelosiaError
 from .quantize import QuantizedModel
@@ -59,7 +59,7 @@ def reference_codes(qmodel: QuantizedModel, *inputs: torch.Tensor) -> "dict[str,
         codes[name] = value.numpy().astype(np.int8).reshape(-1, *tensor.shape)
     for item in qmodel.layers:
         if item.parameters:
-            codes[item.parameters] = _words(item, codes[next(maker.input for maker in qmodel.layers if maker.output == item.parameters)])
+            codes[item.parameters] = _words(item, codes[qmodel.maker(item.parameters).input])
     for name in qmodel.tensors:
         if name not in codes:  # rows and columns of a map, which the graph has as a whole only
             part = qmodel.part(name)
@@ -97,10 +97,8 @@ def compare(qmodel: QuantizedModel, *inputs: torch.Tensor,
 
 def _words(item, codes):
     """Codes of the parameter words of a layer, which the graph does not have, for the codes that scale it."""
-    fill = (0, -len(item.bias) % 8)
     multipliers = CODE_UNIT * (codes.reshape(len(codes), -1).astype(np.int64) + 128)
-    words = [encode_parameters(np.pad(item.bias, fill), np.pad(each, fill), np.pad(item.shift, fill, constant_values=16)) for each in multipliers]
-    return np.stack(words).view(np.int8)[:, :, None, None]
+    return np.stack([fill_parameters(item.bias, each, item.shift) for each in multipliers]).view(np.int8)[:, :, None, None]
 
 
 def _pairs(item, qmodel, codes, layer):

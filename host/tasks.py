@@ -7,6 +7,7 @@ from itertools import pairwise
 from math import ceil
 
 from ..hw.config import PLANE, AcceleratorConfig
+from ..hw.parameters import PARAMETER_BYTES
 from .schedule import Mark, Region
 from .tile import Chunk, Piece, Plan, Tile, pieces
 
@@ -136,12 +137,12 @@ class Work:
         unit, limit, tensor = geometry.block_parameters, self._config.parameter_words // 4, geometry.layer.parameters
         words, step = geometry.blocks * unit, max(unit, limit // unit * unit)
         there = 2 * ceil(geometry.conv[0] / PLANE) if tensor else words
-        begin = image * 32 * there if tensor else offsets.parameters
+        begin = image * PARAMETER_BYTES * there if tensor else offsets.parameters
         result = {}
         for first_word in range(0, words, step):
             count = min(step, words - first_word)
             firsts = [c for block in range(geometry.blocks) for c in geometry.parts(block) if first_word <= geometry.parameter_word(c) < first_word + count]
-            load = Load(begin + 32 * first_word, count, uses=tiles * len(firsts), tensor=tensor, empty=max(first_word + count - there, 0))
+            load = Load(begin + PARAMETER_BYTES * first_word, count, uses=tiles * len(firsts), tensor=tensor, empty=max(first_word + count - there, 0))
             self.parameter_loads.append(load)
             result |= {c: (load, geometry.parameter_word(c) - first_word) for c in firsts}
         return result

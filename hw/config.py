@@ -6,6 +6,8 @@ import tomllib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from .checks import checker
+
 __all__ = ["PLANE", "CONFIGS", "AcceleratorConfig", "ConfigError", "get_config"]
 
 #: Channels of a map's plane in memory: a pixel of a plane is one 64-bit bus beat.
@@ -56,16 +58,7 @@ class AcceleratorConfig:
     clock_mhz: float = 100.0
 
     def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
-            kind = {"name": str, "board": str, "drain_multipliers": bool, "clock_mhz": (int, float)}.get(field.name, int)
-            if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-                raise ConfigError(f"config {self.name!r}: {field.name} must be {getattr(kind, '__name__', 'a number')}, not {value!r}")
-
-        def check(field, condition, requirement):
-            if not condition:
-                raise ConfigError(f"config {self.name!r}: {field} must be {requirement}, not {getattr(self, field)!r}")
-
+        check = checker(self, f"config {self.name!r}", ConfigError)
         check("outputs", self.outputs in (2, 4, 8, 16), "2, 4, 8 or 16")
         check("inputs", self.inputs in (8, 16), "8 or 16")
         check("drain_lanes", self.drain_lanes in (2, 4) and self.drain_lanes <= self.outputs, "2 or 4, and at most outputs")

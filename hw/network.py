@@ -7,21 +7,17 @@ max pooling alone is an identity convolution with `pool`; a residual add alone i
 Concatenating maps, and taking some channels of one, is no layer: those tensors lie within another (`Tensor.within`).
 """
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from .atomic import write_atomically
 from .config import PLANE
-from .parameters import CODE_UNIT, nearest_short, parameter_arrays
+from .parameters import MOST_COMPUTED, nearest_short, parameter_arrays
+from .tensor_file import read_tensors, write_tensors
 
 __all__ = ["MOST_PHASES", "MOST_TAPS", "Layer", "Lookup", "Network", "NetworkError", "Part", "Pool", "Residual", "Tensor", "parameter_layer"]
 
-FORMAT = 2
 #: Phases of columns that a layer interleaves.
 MOST_PHASES = 8
 #: Rows or columns of a kernel.
@@ -239,6 +235,10 @@ class Network:
         """Where a tensor lies: within its whole, or at the beginning of itself."""
         return self.tensors[name].within or Part(tensor=name)
 
+    def maker(self, name: str) -> Layer | None:
+        """The layer whose output a tensor is; None: it is an input, or made of parts."""
+        return next((layer for layer in self.layers if layer.output == name), None)
+
     def region(self, name: str) -> "tuple[slice, slice, slice]":
         """The channels, rows and columns that a tensor is of its whole."""
         part = self.part(name)
@@ -335,10 +335,10 @@ class Network:
         check(worst < 1 << 31, f"an input could overflow the 32-bit accumulator (worst case {worst})")
 
     def _verify_parameters(self, layer, known, check):
-        maker, channels = next((other for other in self.layers if other.output == layer.parameters), None), len(layer.weight)
+        maker, channels = self.maker(layer.parameters), len(layer.weight)
         check(maker is not None and layer.parameters in known, f"its parameters {layer.parameters!r} are not computed before it")
         check(layer.column_phases == 1 and layer.negative is None, "parameters that are computed exclude phases of columns and multipliers of negative sums")
-        check((layer.multiplier == 255 * CODE_UNIT).all(), f"multipliers must be {255 * CODE_UNIT}, the highest that are computed")
+        check((layer.multiplier == MOST_COMPUTED).all(), f"multipliers must be {MOST_COMPUTED}, the highest that are computed")
         codes = self.tensors[maker.input]
         check(codes.shape == (channels, 1, 1) and codes.zero_point == -128,
               f"{codes.name!r}, of which its parameters are made, is no map of a number ≥ 0 for each channel")
@@ -394,25 +394,3 @@ class Network:
 
 def _tensor(values):
     return Tensor(**(values | {"shape": tuple(values["shape"]), "within": values["within"] and Part(**values["within"])}))
-
-
-def write_tensors(path, kind, header, arrays):
-    """A safetensors file whose metadata say what it is; the same content gives the same bytes."""
-    # One key: safetensors writes several in any order.
-    metadata = json.dumps({"format": f"{kind}-{FORMAT}", "header": header}, sort_keys=True)
-    write_atomically(path, save(dict(sorted(arrays.items())), {"celosia": metadata}))
-
-
-def read_tensors(path, kind, error_type):
-    """Header and arrays of a file by :func:`write_tensors`. Raises `error_type` in one sentence."""
-    path = Path(path)
-    if not path.is_file():
-        raise error_type(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = json.loads((file.metadata() or {}).get("celosia", "{}"))
-            if metadata.get("format") != f"{kind}-{FORMAT}":
-                raise error_type(f"{path}: is not a .{kind} file of format {FORMAT} but {metadata.get('format', 'something else')!r}; make it again with this version")
-            return metadata["header"], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, AttributeError, json.JSONDecodeError) as error:
-        raise error_type(f"{path}: is truncated or damaged ({error}); make it again") from None

@@ -8,7 +8,8 @@ import numpy as np
 from amaranth.hdl import Cat, unsigned
 from amaranth.lib import data
 
-__all__ = ["CODE_UNIT", "PARAMETER_BYTES", "SHORT_BITS", "Parameters", "decode_parameters", "encode_parameters", "expand", "nearest_short", "parameter_arrays"]
+__all__ = ["CODE_UNIT", "MOST_COMPUTED", "PARAMETER_BYTES", "SHORT_BITS", "Parameters", "decode_parameters", "encode_parameters", "expand", "fill_parameters",
+           "nearest_short", "parameter_arrays"]
 
 #: Bits of a multiplier of negative sums.
 SHORT_BITS = 11
@@ -16,6 +17,8 @@ _FRACTION = 8
 _MOST = 511 << 7
 #: Multiplier for each step of a code above −128, of words that a layer makes.
 CODE_UNIT = 1 << 8
+#: The highest multiplier of such words.
+MOST_COMPUTED = 255 * CODE_UNIT
 
 
 class Parameters(data.Struct):
@@ -72,6 +75,12 @@ def encode_parameters(bias: np.ndarray, multiplier: np.ndarray, shift: np.ndarra
     return words.view(np.uint8)
 
 
+def fill_parameters(bias: np.ndarray, multiplier: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Words as of :func:`encode_parameters` of any number of channels, and of further ones of multiplier 0 up to a multiple of 8."""
+    fill = (0, -len(bias) % 8)
+    return encode_parameters(np.pad(bias, fill), np.pad(multiplier, fill), np.pad(shift, fill, constant_values=16))
+
+
 def decode_parameters(words: np.ndarray) -> "dict[str, np.ndarray]":
     """bias (int32), multiplier, shift and negative (int64), each (n, 4), of words, uint8 (n, 32); the inverse of :func:`encode_parameters`."""
     words = np.ascontiguousarray(words).view(_WORD)[:, 0]
@@ -91,14 +100,12 @@ def parameter_arrays(bias: np.ndarray, shift: np.ndarray) -> "tuple[dict[str, np
     A multiplier's high byte is its code with the sign bit changed, which the table does; all other bytes are constant. Weight 2, multiplier 2^15 and shift 16
     leave a code as it is.
     """
-    channels = len(bias)
-    filled = -(-channels // 8) * 8
-    constant = encode_parameters(np.pad(bias, (0, filled - channels)), np.zeros(filled), np.pad(shift, (0, filled - channels), constant_values=16))
+    channels, constant = len(bias), fill_parameters(bias, np.zeros(len(bias)), shift)
     sums = 2 * (constant ^ 0x80).view(np.int8).astype(np.int32)
     channel = np.arange(channels)
     high = channel // 4 * PARAMETER_BYTES + _WORD.fields["multiplier"][1] + 1 + 2 * (channel % 4)
     sums[high] = 0
-    inputs = 4 if channels == filled else channels  # a word's channels, in groups, where that comes out even
+    inputs = channels if channels % 8 else 4  # a word's channels, in groups, where that comes out even
     weight = np.zeros((len(constant), inputs, 1, 1), np.int8)
     weight[high, channel % inputs] = 2
     arrays = {"weight": weight, "bias": sums, "multiplier": np.full(len(constant), 1 << 15, np.uint16), "shift": np.full(len(constant), 16, np.uint8)}

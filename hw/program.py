@@ -7,7 +7,8 @@ import numpy as np
 
 from .config import PLANE, AcceleratorConfig
 from .isa import LENGTH_BITS, Base
-from .network import Network, read_tensors, write_tensors
+from .network import Network
+from .tensor_file import read_tensors, write_tensors
 
 __all__ = ["Fold", "Placement", "Program", "ProgramError"]
 

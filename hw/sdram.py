@@ -4,12 +4,14 @@ A beat of 64 bits is one burst of four words: no command ends another's burst or
 opening and closing rows meanwhile.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import ceil, floor
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
+
+from .checks import checker
 
 __all__ = ["BANKS", "BEAT_WORDS", "CAS_LATENCY", "MODE", "PARTS", "Command", "SdramPins", "SdramTiming", "Sequencer", "access_layout"]
 
@@ -68,16 +70,7 @@ class SdramTiming:
     capture_latency: int = CAS_LATENCY
 
     def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
-            kind = {"name": str, "columns": int, "rows": int, "capture_latency": int}.get(field.name, (int, float))
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise ValueError(f"SDRAM {self.name!r}: {field.name} must be {getattr(kind, '__name__', 'a number')}, not {value!r}")
-
-        def check(field, condition, requirement):
-            if not condition:
-                raise ValueError(f"SDRAM {self.name!r}: {field} must be {requirement}, not {getattr(self, field)!r}")
-
+        check = checker(self, f"SDRAM {self.name!r}", ValueError)
         check("columns", self.columns in (256, 512, 1024), "256, 512 or 1024")
         check("rows", 2 <= self.rows <= 8192 and self.rows & self.rows - 1 == 0, "a power of two in 2…8192")
         for name in ("ck_ns", "rc_ns", "ras_ns", "rp_ns", "rcd_ns", "rfc_ns", "power_up_us"):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from celosia.hw.network import Layer, Lookup, Network, Pool, Residual, Tensor, parameter_layer
-from celosia.hw.parameters import CODE_UNIT, nearest_short
+from celosia.hw.parameters import MOST_COMPUTED, nearest_short
 
 __all__ = ["BIASES", "CODES", "SCALES", "SHIFTS", "SLOPES", "TABLES", "WEIGHTS", "Case", "Input", "LayerCase", "Summand"]
 
@@ -146,7 +146,7 @@ class LayerCase(_Code):
                       multiplier=multiplier.astype(np.uint16), shift=shift.astype(np.uint8), stride=self.stride, padding=self.padding, dilation=self.dilation,
                       groups=self.groups, column_phases=self.column_phases, cropped=self.cropped, low=self.low, high=self.high, residual=residual, pool=self.pool)
         if self.factors:
-            layer = dataclasses.replace(layer, multiplier=np.full(len(weight), 255 * CODE_UNIT, np.uint16), parameters=f"{name}.parameters")
+            layer = dataclasses.replace(layer, multiplier=np.full(len(weight), MOST_COMPUTED, np.uint16), parameters=f"{name}.parameters")
         if self.slopes:
             layer = dataclasses.replace(layer, negative=nearest_short(SLOPES[self.slopes](rng, multiplier)))
         if self.table:

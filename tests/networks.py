@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from celosia.hw.network import Layer, Lookup, Network, Part, Pool, Residual, Tensor, parameter_layer
-from celosia.hw.parameters import CODE_UNIT, nearest_short
+from celosia.hw.parameters import MOST_COMPUTED, nearest_short
 
 
 def random_layer(rng: np.random.Generator, name: str, source: str, shape, outputs: int, kernel, *, op="conv", extreme=False, **attributes) -> Layer:
@@ -161,7 +161,7 @@ def random_scaled(seed: int, largest: int = 16) -> Network:
         tensors[name] = Tensor(name=name, shape=size, scale=0.05, zero_point=zero_point)
     residual = Residual(tensor="a", multiplier=draw.randint(1, 65535), shift=draw.randint(8, 16)) if draw.random() < 0.5 else None
     scaled = random_layer(rng, "scaled", "a", shape, shape[0], (1, 4), op="mul", groups=shape[0], dilation=(1, 0), residual=residual, parameters="scaled.parameters")
-    scaled = replace(scaled, multiplier=np.full(shape[0], 255 * CODE_UNIT, np.uint16))
+    scaled = replace(scaled, multiplier=np.full(shape[0], MOST_COMPUTED, np.uint16))
     maker, tensors["scaled.parameters"] = parameter_layer(scaled, tensors["gate"])
     layers = [random_layer(rng, "a", "x", tensors["x"].shape, shape[0], (3, 3), padding=(1, 1, 1, 1)),
               random_layer(rng, "gate", "a", shape, shape[0], shape[1:], groups=shape[0]), maker, scaled,

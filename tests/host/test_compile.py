@@ -13,8 +13,9 @@ from celosia.hw import isa
 from celosia.hw.config import CONFIGS, AcceleratorConfig, get_config
 from celosia.hw.control import EngineControl
 from celosia.hw.isa import Base, Opcode, Unit
-from celosia.hw.network import Pool, Residual, read_tensors, write_tensors
+from celosia.hw.network import Pool, Residual
 from celosia.hw.program import Program, ProgramError
+from celosia.hw.tensor_file import read_tensors, write_tensors
 from celosia.sim.golden import execute
 from celosia.sim.machine import MachineError
 

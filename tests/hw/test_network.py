@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from networks import network_of, random_codes, random_layer, random_network, random_parts, random_phases, random_scaled
 
-from celosia.hw.network import Network, NetworkError, Part, Pool, Residual, read_tensors, write_tensors
-from celosia.hw.parameters import encode_parameters
+from celosia.hw.network import Network, NetworkError, Part, Pool, Residual
+from celosia.hw.parameters import fill_parameters
+from celosia.hw.tensor_file import read_tensors, write_tensors
 from celosia.sim.golden import execute
 
 
@@ -110,9 +111,8 @@ def test_computed_parameters_are_those_that_would_be_packed(seed):
     execute(network, [random_codes(network, 2, seed)], lambda name, values: codes.setdefault(name, values.copy()))
     [scaled] = [layer for layer in network.layers if layer.parameters]
     for image in range(2):
-        fill = (0, -len(scaled.bias) % 8)
         multiplier = 256 * (codes["gate"][image, :, 0, 0].astype(np.int64) + 128)
-        words = encode_parameters(np.pad(scaled.bias, fill), np.pad(multiplier, fill), np.pad(scaled.shift, fill, constant_values=16))
+        words = fill_parameters(scaled.bias, multiplier, scaled.shift)
         np.testing.assert_array_equal(codes["scaled.parameters"][image, :, 0, 0].view(np.uint8), words)
 
 
