@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from ..hw.config import CONFIGS, AcceleratorConfig
+from .errors import CelosiaError
 
-__all__ = ["BOARDS", "Board", "listing"]
+__all__ = ["BOARDS", "Board", "get_board", "listing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,15 +19,34 @@ class Board:
     memory: str
     memory_bytes: int
     link: str
+    #: The configuration it gets, unless another is asked for.
+    config: str
+    #: What openFPGALoader calls it.
+    loader: str
+
+
+def _ulx3s(size, multipliers, block_rams, config=None):
+    name = f"ulx3s-{size}f"
+    return Board(name=name, part=f"LFE5U-{size}F", multipliers=multipliers, block_rams=block_rams, memory="16-bit SDR SDRAM", memory_bytes=32 << 20,
+                 link="FT231X UART, 3 Mbaud", config=config or name, loader="ulx3s")
 
 
 BOARDS = {
     board.name: board
     for board in (
-        Board(name="ulx3s-25f", part="LFE5U-25F", multipliers=28, block_rams=56, memory="16-bit SDR SDRAM", memory_bytes=32 << 20, link="FT231X UART, 3 Mbaud"),
-        Board(name="ulx3s-85f", part="LFE5U-85F", multipliers=156, block_rams=208, memory="16-bit SDR SDRAM", memory_bytes=32 << 20, link="FT231X UART, 3 Mbaud"),
+        _ulx3s(12, 28, 56, config="ulx3s-25f"),  # the same chip
+        _ulx3s(25, 28, 56),
+        _ulx3s(45, 72, 108),
+        _ulx3s(85, 156, 208),
     )
 }
+
+
+def get_board(name: str) -> Board:
+    """A board by name. Raises :exc:`CelosiaError` if there is none."""
+    if name not in BOARDS:
+        raise CelosiaError(f"board {name!r} is not known; choose {', '.join(BOARDS)}")
+    return BOARDS[name]
 
 
 def listing() -> "list[dict]":

@@ -44,7 +44,7 @@ class Accelerator(wiring.Component):
             raise TypeError(f"config must be an AcceleratorConfig, not {config!r}")
         self._config = config
         self._control = Control(config, build)
-        super().__init__({"s_axil": In(Axi4Lite()), "m_axi": Out(Axi4()), "interrupt": Out(1), "trace": Out(Trace())})
+        super().__init__({"s_axil": In(Axi4Lite()), "m_axi": Out(Axi4()), "interrupt": Out(1), "error": Out(1), "trace": Out(Trace())})
 
     @property
     def config(self) -> AcceleratorConfig:
@@ -105,7 +105,7 @@ class Accelerator(wiring.Component):
             state.read_beat.eq(read.beat), state.write_beat.eq(write.beat), state.saturated.eq(drain.saturated),
             trace.retired.eq(Cat(unit.control.retired for unit in units)), trace.busy.eq(Cat(unit.control.busy for unit in units)),
             trace.waiting.eq(Cat(dispatcher.waiting)), trace.active.eq(compute.active),
-            state.retire.eq(trace.retired), self.interrupt.eq(control.interrupt),
+            state.retire.eq(trace.retired), self.interrupt.eq(control.interrupt), self.error.eq(control.error),
             # What is shown and counted together is a cycle late together.
             state.snapshot.busy.eq(delayed(m, trace.busy)), state.snapshot.waiting.eq(delayed(m, trace.waiting.as_value())),
             state.active.eq(delayed(m, trace.active)), state.pending.eq(delayed(m, dispatcher.pending)),

@@ -41,7 +41,7 @@ class AcceleratorConfig:
     #: Requantizers multiply in hard multipliers (three a lane) or in LUTs.
     drain_multipliers: bool = True
     #: Words of `inputs` bytes of the feature map scratchpad.
-    map_words: int = 13312
+    map_words: int = 12800
     #: Words of `inputs` bytes of the weight buffer.
     weight_words: int = 4096
     #: Pixels of a tile at most: depth of each of the two banks of sums.
@@ -119,8 +119,10 @@ CONFIGS = {
     for config in (
         AcceleratorConfig(name="tiny", board="none", outputs=2, inputs=8, drain_lanes=2, drain_multipliers=False, map_words=2048,
                           weight_words=512, tile_pixels=64, stage_pixels=128, parameter_words=64, memory_bytes=1 << 25),
-        AcceleratorConfig(name="ulx3s-25f", board="ulx3s-25f", outputs=4, inputs=8, map_words=4096, weight_words=1024,
+        AcceleratorConfig(name="ulx3s-25f", board="ulx3s-25f", outputs=4, inputs=8, drain_lanes=2, map_words=4096, weight_words=1024,
                           tile_pixels=256, stage_pixels=512, parameter_words=512),
+        AcceleratorConfig(name="ulx3s-45f", board="ulx3s-45f", outputs=8, drain_lanes=2, map_words=6144, weight_words=2048,
+                          tile_pixels=256, stage_pixels=512),
         AcceleratorConfig(name="ulx3s-85f"),
         AcceleratorConfig(name="ulx3s-85f-64m", memory_bytes=64 << 20),
     )

@@ -50,7 +50,8 @@ class Control(wiring.Component):
     """AXI4-Lite subordinate with the registers of `registers.Register`; a read is answered after three cycles, a write after two.
 
     A start or reset first keeps bursts from the bus until all begun ones have been answered, then resets the engine: a bus that never answers keeps `Status.busy` set.
-    A program ends with END or with an error, after which the engine is kept from the bus until the next start or reset. `interrupt`: `Status.done` or an error.
+    A program ends with END or with an error, after which the engine is kept from the bus until the next start or reset. `interrupt`: `Status.done` or an error;
+    `error`: the latter.
     """
 
     def __init__(self, config: AcceleratorConfig, build: int = 0):
@@ -58,7 +59,7 @@ class Control(wiring.Component):
             raise ValueError(f"build must be in 0…2^32−1, not {build!r}")
         self._config = config
         self._build = build
-        super().__init__({"bus": In(Axi4Lite()), "interrupt": Out(1), "engine": Out(EngineControl()), "state": In(EngineState())})
+        super().__init__({"bus": In(Axi4Lite()), "interrupt": Out(1), "error": Out(1), "engine": Out(EngineControl()), "state": In(EngineState())})
 
     def elaborate(self, platform):
         m = Module()
@@ -78,7 +79,7 @@ class Control(wiring.Component):
             self.engine.program.eq(self._settings[Register.PROGRAM]),
             self.engine.length.eq(self._settings[Register.INSTRUCTIONS]),
             *(self.engine.bases[base].eq(self._settings[Register[f"BASE_{base.name}"]]) for base in Base),
-            self.interrupt.eq(status.done | (status.error != ErrorCode.NONE)),
+            self.error.eq(status.error != ErrorCode.NONE), self.interrupt.eq(status.done | self.error),
         ]
         return m
 

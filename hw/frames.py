@@ -39,11 +39,13 @@ class _Buffer(wiring.Component):
 class FrameReceiver(wiring.Component):
     """Headers of the whole, undamaged messages among the bytes of a line, in order; up to `WINDOW` of them wait, and one that finds no room is lost like a damaged one.
 
-    While a header is shown, `read_data` is the word at `read_address` of its data, `BlockRam.latency` cycles later.
+    While a header is shown, `read_data` is the word at `read_address` of its data, `BlockRam.latency` cycles later. `damaged` pulses for each frame that is lost.
     """
 
     def __init__(self):
-        super().__init__({"i": In(Bytes()), "o": Out(stream.Signature(Header)), "read_address": In(range(SLOT_WORDS)), "read_data": Out(64)})
+        super().__init__({
+            "i": In(Bytes()), "o": Out(stream.Signature(Header)), "read_address": In(range(SLOT_WORDS)), "read_data": Out(64), "damaged": Out(1),
+        })
 
     def elaborate(self, platform):
         m = Module()
@@ -79,11 +81,11 @@ class FrameReceiver(wiring.Component):
             buffer.read_address.eq(Cat(self.read_address, released)),
             self.read_data.eq(buffer.read_data),
         ]
+        # Judged a cycle after its end; the first byte of the next frame comes later still.
         size = HEADER_BYTES + CRC_BYTES + Mux(header.kind == Kind.WRITE, header.count, 0)
-        m.d.comb += [
-            headers.i.payload.eq(header),
-            headers.i.valid.eq(decoder.end & decoder.good & room & crc.match_detected & (index == size)),
-        ]
+        ended, whole = Signal(), Signal()
+        m.d.sync += [ended.eq(decoder.end), whole.eq(decoder.good & room & crc.match_detected & (index == size))]
+        m.d.comb += [headers.i.payload.eq(header), headers.i.valid.eq(ended & whole), self.damaged.eq(ended & ~whole)]
         m.d.sync += [received.eq(received + headers.i.valid), released.eq(released + (self.o.valid & self.o.ready))]
         return m
 

@@ -8,27 +8,23 @@
 Everything to the right of the crossings is `SdramCore` and has the memory's clock.
 """
 
-from amaranth.hdl import Cat, Const, DomainRenamer, Module, Mux, ShapeLike, Signal, signed, unsigned
+from amaranth.hdl import Cat, Const, DomainRenamer, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.cdc import FFSynchronizer
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
 
+from .crossing import Crossing
 from .dma import Burst
 from .fifo import Queue
 from .interfaces import BEAT_BITS, Axi4
 from .primitives import delayed
 from .sdram import BEAT_WORDS, SdramPins, SdramTiming, Sequencer, access_layout
 
-__all__ = ["Arbiter", "Crossing", "SdramController", "SdramCore", "Splitter"]
+__all__ = ["Arbiter", "SdramController", "SdramCore", "Splitter"]
 
-#: Beats that wait to be written, and beats read that wait to be taken, at most. Both lie in two block RAMs, which have room for as many again.
+#: Beats that wait to be written, and beats read that wait to be taken, at most. Their words lie in a block RAM each.
 STORED_BEATS = 256
 #: Beats of a turn at least, while there is anything to do in it: 512 bytes.
 TURN_BEATS = 64
-#: Elements of a crossing. One takes five cycles there and five back, in which the memory transfers three beats.
-_CROSSING = 8
 _WORD_BITS = BEAT_BITS // BEAT_WORDS
 _OKAY, _DECERR = 0b00, 0b11
 
@@ -45,6 +41,17 @@ class ReadBeat(data.Struct):
     """A beat on its way to the bus."""
 
     data: unsigned(BEAT_BITS)
+    last: unsigned(1)
+    outside: unsigned(1)
+
+
+class _WriteWord(data.Struct):
+    data: unsigned(_WORD_BITS)
+    strobe: unsigned(_WORD_BITS // 8)
+
+
+class _ReadWord(data.Struct):
+    data: unsigned(_WORD_BITS)
     last: unsigned(1)
     outside: unsigned(1)
 
@@ -76,44 +83,6 @@ class Splitter(wiring.Component):
                 self.accesses.valid.eq(self.bursts.valid), place.eq(burst.beat), access.outside.eq(burst.beat[len(place) :].any()),
                 access.final.eq(~to_next[border]), access.last.eq(Mux(to_next[border], ~burst.beat[:border], burst.last)), rest.eq(to_next),
             ]
-        return m
-
-
-class Crossing(wiring.Component):
-    """A stream from one clock domain into another. Both have to be reset together, for four cycles of the slower clock at least.
-
-    Amaranth's `AsyncFIFOBuffered` reads at the address that follows from `o.ready`, which is late for a clock of 133 MHz. Here the address is a register, and so is
-    what comes out. The elements lie in LUTs: a block RAM is as late unless its own register is used. That is `Queue`, of one clock.
-    """
-
-    def __init__(self, shape: ShapeLike, *, source: str, destination: str):
-        self._source, self._destination = source, destination
-        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
-
-    def elaborate(self, platform):
-        # Gray-coded pointers, a bit longer than an address (Cummings, "Simulation and synthesis techniques for asynchronous FIFO design", SNUG 2002, style 1).
-        m = Module()
-        payload = Cat(self.i.payload)
-        m.submodules.memory = memory = Memory(shape=unsigned(len(payload)), depth=_CROSSING, init=[])
-        write, read = memory.write_port(domain=self._source), memory.read_port(domain="comb")
-        width = exact_log2(_CROSSING) + 1
-        written, taken = Signal(width), Signal(width)
-        written_gray, written_there, taken_gray, taken_there = (Signal(width, name=name) for name in ("written_gray", "written_there", "taken_gray", "taken_there"))
-        m.submodules.forth = FFSynchronizer(written_gray, written_there, o_domain=self._destination)
-        m.submodules.back = FFSynchronizer(taken_gray, taken_there, o_domain=self._source)
-        put, take = Signal(), Signal()
-        next_written, next_taken = (written + put)[:width], (taken + take)[:width]
-        advance = ~self.o.valid | self.o.ready
-        m.d.comb += [
-            self.i.ready.eq(written_gray ^ taken_there != 0b11 << width - 2),  # which is where it is full
-            put.eq(self.i.valid & self.i.ready),
-            write.addr.eq(written), write.data.eq(payload), write.en.eq(put),
-            read.addr.eq(taken), take.eq(advance & (taken_gray != written_there)),
-        ]
-        m.d[self._source] += [written.eq(next_written), written_gray.eq(next_written ^ next_written >> 1)]
-        m.d[self._destination] += [taken.eq(next_taken), taken_gray.eq(next_taken ^ next_taken >> 1)]
-        with m.If(advance):
-            m.d[self._destination] += [self.o.valid.eq(take), self.o.payload.eq(read.data)]
         return m
 
 
@@ -194,51 +163,63 @@ class SdramCore(wiring.Component):
         return m
 
     def _write(self, m, sequencer, arbiter):
-        layout = data.StructLayout({"data": BEAT_BITS, "strobe": BEAT_BITS // 8})
-        m.submodules.write_queue = queue = Queue(layout, STORED_BEATS)
-        beat = self.write_beats.payload
+        m.submodules.write_queue = queue = Queue(_WriteWord, STORED_BEATS * BEAT_WORDS)
+        beat = Signal(WriteBeat, reset_less=True)
+        left = Signal(BEAT_WORDS)  # words of it, a bit each
+        put = queue.i.valid & queue.i.ready
         m.d.comb += [
-            queue.i.valid.eq(self.write_beats.valid), self.write_beats.ready.eq(queue.i.ready),
-            queue.i.payload.data.eq(beat.data), queue.i.payload.strobe.eq(beat.strobe),
-            queue.o.ready.eq(sequencer.write),
+            queue.i.valid.eq(left[0]), queue.i.payload.data.eq(beat.data), queue.i.payload.strobe.eq(beat.strobe),
+            self.write_beats.ready.eq(~left[0] | (put & ~left[1])),
         ]
-        # A beat is at the queue's other end before the first WRITE, which comes eight cycles after it has been counted at the earliest.
-        complete = Signal(range(STORED_BEATS + 1))  # bursts
-        arrived = queue.i.valid & queue.i.ready & beat.last
-        m.d.sync += complete.eq(complete + arrived - self.answers.valid)
+        with m.If(put):
+            m.d.sync += [beat.data.eq(beat.data >> _WORD_BITS), beat.strobe.eq(beat.strobe >> _WORD_BITS // 8), left.eq(left >> 1)]
+        with m.If(self.write_beats.valid & self.write_beats.ready):
+            m.d.sync += [beat.eq(self.write_beats.payload), left.eq(-1)]
+        # A burst is at the queue's other end before the first WRITE, which comes eight cycles after it has been counted at the earliest.
+        complete = Signal(range(STORED_BEATS + 1))
+        m.d.sync += complete.eq(complete + (put & ~left[1] & beat.last) - self.answers.valid)
         m.d.comb += arbiter.writes_complete.eq(complete.any() & self.answers.ready)
 
-        words, strobes = Signal(BEAT_BITS, reset_less=True), Signal(BEAT_BITS // 8)
-        left = Signal(BEAT_WORDS)  # words, a bit each
-        m.d.sync += [words.eq(words >> _WORD_BITS), strobes.eq(strobes >> _WORD_BITS // 8), left.eq(left >> 1)]
+        writing, outside = Signal(BEAT_WORDS), Signal()
+        m.d.sync += writing.eq(writing >> 1)
         with m.If(sequencer.write):
-            m.d.sync += [words.eq(queue.o.payload.data), strobes.eq(Mux(sequencer.outside, 0, queue.o.payload.strobe)), left.eq(-1)]
-        pins = self.pins
+            m.d.sync += [writing.eq(-1), outside.eq(sequencer.outside)]
+        pins, word = self.pins, queue.o.payload
         # Up to initialisation the chip wants its masks high.
         masked = ~delayed(m, sequencer.ready, 2, reset=True, name="ready")
+        m.d.comb += queue.o.ready.eq(writing[0])
         m.d.sync += [
-            pins.dq_o.eq(words[:_WORD_BITS]), pins.dq_oe.eq(left[0]),
-            pins.dqm.eq(Mux(left[0], ~strobes[: len(pins.dqm)], masked.replicate(len(pins.dqm)))),
+            pins.dq_o.eq(word.data), pins.dq_oe.eq(writing[0]),
+            pins.dqm.eq(Mux(writing[0], ~(word.strobe & ~outside.replicate(len(word.strobe))), masked.replicate(len(pins.dqm)))),
         ]
 
     def _read(self, m, sequencer, arbiter):
-        m.submodules.read_queue = queue = Queue(ReadBeat, STORED_BEATS)
-        wiring.connect(m, queue.o, wiring.flipped(self.read_beats))
+        m.submodules.read_queue = queue = Queue(_ReadWord, STORED_BEATS * BEAT_WORDS)
         access = self.reads.payload
         room = Signal(range(STORED_BEATS + 1), init=STORED_BEATS)  # beats not read, or not yet
         taken = self.reads.valid & self.reads.ready
-        m.d.sync += room.eq(room + (queue.o.valid & queue.o.ready) - Mux(taken, access.last + 1, 0))
+        m.d.sync += room.eq(room + (self.read_beats.valid & self.read_beats.ready) - Mux(taken, access.last + 1, 0))
         m.d.comb += arbiter.reads_fit.eq(room[6:].any())  # 64 beats, whatever is wanted
 
-        words = Signal(BEAT_BITS, reset_less=True)
-        m.d.sync += words.eq(Cat(words[_WORD_BITS:], self.pins.dq_i))
-        # The command's way to the pins, the chip's latency, and the words.
-        wait = 2 + self._timing.capture_latency + BEAT_WORDS
+        # The command's way to the pins, and the chip's latency.
+        wait = 2 + self._timing.capture_latency
+        arrives = delayed(m, sequencer.read, wait, reset=True, name="read")
+        marks = delayed(m, Cat(sequencer.last & sequencer.final, sequencer.outside), wait, name="read_marks")
+        reading, last, outside = Signal(BEAT_WORDS), Signal(reset_less=True), Signal(reset_less=True)
+        m.d.sync += reading.eq(reading >> 1)
+        with m.If(arrives):
+            m.d.sync += [reading.eq(-1), Cat(last, outside).eq(marks)]
         m.d.comb += [
-            queue.i.valid.eq(delayed(m, sequencer.read, wait, reset=True, name="read")), queue.i.payload.data.eq(words),
-            queue.i.payload.last.eq(delayed(m, sequencer.last & sequencer.final, wait, name="read_last")),
-            queue.i.payload.outside.eq(delayed(m, sequencer.outside, wait, name="read_outside")),
+            queue.i.valid.eq(reading[0]), queue.i.payload.data.eq(delayed(m, self.pins.dq_i)), queue.i.payload.last.eq(last), queue.i.payload.outside.eq(outside),
         ]
+
+        word, beat = queue.o.payload, self.read_beats.payload
+        missing = Signal(range(BEAT_WORDS), init=BEAT_WORDS - 1)  # words, less one
+        m.d.comb += queue.o.ready.eq(~self.read_beats.valid | self.read_beats.ready)
+        with m.If(queue.o.ready):
+            m.d.sync += self.read_beats.valid.eq(queue.o.valid & (missing == 0))
+            with m.If(queue.o.valid):
+                m.d.sync += [missing.eq(missing - 1), beat.data.eq(Cat(beat.data[_WORD_BITS:], word.data)), beat.last.eq(word.last), beat.outside.eq(word.outside)]
 
 
 class SdramController(wiring.Component):

@@ -1,10 +1,11 @@
 """The device's end of the host link: requests of memory and registers, each done once (`hw/link.py`)."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Array, Cat, DomainRenamer, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .cobs import CobsEncoder
+from .crossing import Crossing
 from .fifo import Queue
 from .frames import SLOT_WORDS, Answer, FrameReceiver, FrameSender
 from .interfaces import Axi4, Axi4Lite
@@ -26,14 +27,15 @@ class _Kept(data.Struct):
 
 
 class FrameServer(wiring.Component):
-    """Frames from a host and back to it. `axi` and `axil` reach the memory and the engine's registers; `store` pulses for each retired STORE instruction.
+    """Frames from a host and back to it. `axi` and `axil` reach the memory and the engine's registers; `store` pulses for each retired STORE instruction,
+    `damaged` for each frame that is lost.
 
     A request is done within a few hundred cycles, but for those of memory: one beat at a time, so that 1 KB take about 3,000 where a beat takes 20, a hundredth of
     what a line of 3 Mbaud takes for them. A bus that never answers keeps the request, and all that follow, unanswered.
     """
 
     def __init__(self):
-        super().__init__({"i": In(Bytes()), "o": Out(stream.Signature(8)), "axi": Out(Axi4()), "axil": Out(Axi4Lite()), "store": In(1)})
+        super().__init__({"i": In(Bytes()), "o": Out(stream.Signature(8)), "axi": Out(Axi4()), "axil": Out(Axi4Lite()), "store": In(1), "damaged": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
@@ -46,7 +48,7 @@ class FrameServer(wiring.Component):
         wiring.connect(m, answers.o, sender.i)
         wiring.connect(m, sender.o, encoder.i)
         wiring.connect(m, encoder.o, wiring.flipped(self.o))
-        m.d.comb += marks.event.eq(self.store)
+        m.d.comb += [marks.event.eq(self.store), self.damaged.eq(receiver.damaged)]
         self._serve(m, receiver, sender, answers.i, marks)
         return m
 
@@ -205,19 +207,28 @@ class FrameServer(wiring.Component):
 
 
 class HostLink(wiring.Component):
-    """A :class:`FrameServer` on a serial line of `baud`, in a clock of `clock_hz`. Raises ValueError for a baud that the clock cannot make."""
+    """A :class:`FrameServer` on a serial line of `baud`, whose clock is that of the domain `line`, of `line_hz`. Raises ValueError for a baud that it cannot make."""
 
-    def __init__(self, clock_hz: float, baud: int = 3_000_000):
-        self._receiver, self._transmitter = UartReceiver(clock_hz, baud), UartTransmitter(clock_hz, baud)
-        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "axi": Out(Axi4()), "axil": Out(Axi4Lite()), "store": In(1)})
+    def __init__(self, line_hz: float, baud: int = 3_000_000, *, line: str = "sync"):
+        self._receiver, self._transmitter = UartReceiver(line_hz, baud), UartTransmitter(line_hz, baud)
+        self._line = line
+        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "axi": Out(Axi4()), "axil": Out(Axi4Lite()), "store": In(1), "damaged": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.receiver, m.submodules.transmitter = self._receiver, self._transmitter
         m.submodules.server = server = FrameServer()
-        wiring.connect(m, self._receiver.o, server.i)
-        wiring.connect(m, server.o, self._transmitter.i)
+        to_line = DomainRenamer(self._line)
+        m.submodules.receiver, m.submodules.transmitter = to_line(self._receiver), to_line(self._transmitter)
+        # Bytes are slower than the crossings, which therefore have room for each one that comes.
+        m.submodules.received = received = Crossing(8, source=self._line, destination="sync")
+        m.submodules.transmitted = transmitted = Crossing(8, source="sync", destination=self._line)
+        wiring.connect(m, server.o, transmitted.i)
+        wiring.connect(m, transmitted.o, self._transmitter.i)
         wiring.connect(m, server.axi, wiring.flipped(self.axi))
         wiring.connect(m, server.axil, wiring.flipped(self.axil))
-        m.d.comb += [self._receiver.pin.eq(self.rx), self.tx.eq(self._transmitter.pin), server.store.eq(self.store)]
+        m.d.comb += [
+            received.i.valid.eq(self._receiver.o.valid), received.i.payload.eq(self._receiver.o.data), received.o.ready.eq(1),
+            server.i.valid.eq(received.o.valid), server.i.data.eq(received.o.payload),
+            self._receiver.pin.eq(self.rx), self.tx.eq(self._transmitter.pin), server.store.eq(self.store), self.damaged.eq(server.damaged),
+        ]
         return m

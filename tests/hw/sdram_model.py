@@ -55,6 +55,12 @@ class SdramModel:
         self._outputs = {}  # edge → place of the word that the chip shows at it
         self._masks = [0b11, 0b11]  # DQM at the last two edges
 
+    def idle(self, edges: int) -> None:
+        """Edges without a command, on which the chip shows nothing."""
+        if edges and (self._burst or any(edge >= self._edge for edge in self._outputs)):
+            self._fail("nobody looks at the pins while words are on their way")
+        self._edge += edges
+
     def clock(self, *, clk_en=1, cs=0, ras=0, cas=0, we=0, ba=0, a=0, dqm=0, dq=0, dq_oe=0) -> "int | None":
         code = (ras | cas << 1 | we << 2) if cs else 0
         if not clk_en:

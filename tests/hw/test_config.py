@@ -10,8 +10,9 @@ BASE = CONFIGS["ulx3s-85f"]
 
 
 def test_named_configurations():
-    assert {name: config.macs // 2 for name, config in CONFIGS.items()} == {"tiny": 8, "ulx3s-25f": 16, "ulx3s-85f": 128, "ulx3s-85f-64m": 128}
-    assert [CONFIGS[name].multipliers for name in ("ulx3s-25f", "ulx3s-85f")] == [28, 140]
+    assert {name: config.macs // 2 for name, config in CONFIGS.items()} == {
+        "tiny": 8, "ulx3s-25f": 16, "ulx3s-45f": 64, "ulx3s-85f": 128, "ulx3s-85f-64m": 128}
+    assert [CONFIGS[name].multipliers for name in ("ulx3s-25f", "ulx3s-45f", "ulx3s-85f")] == [22, 70, 140]
     assert CONFIGS["ulx3s-85f-64m"].memory_bytes == 64 << 20
 
 

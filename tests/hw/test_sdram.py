@@ -10,9 +10,10 @@ from cocotbext.axi import AxiBus, AxiMaster, AxiResp
 from sdram_bandwidth import measure
 from sdram_model import OnePort, SdramModel, start
 
+from celosia.hw.crossing import Crossing
 from celosia.hw.dma import Burst
 from celosia.hw.sdram import PARTS, Command, SdramTiming, Sequencer, access_layout
-from celosia.hw.sdram_port import TURN_BEATS, Arbiter, Crossing, SdramController, Splitter
+from celosia.hw.sdram_port import TURN_BEATS, Arbiter, SdramController, Splitter
 
 #: The boards' memories, ready a refresh interval after reset.
 QUICK = {name: replace(PARTS[name], power_up_us=7) for name in PARTS}

