@@ -17,7 +17,7 @@ class Celosia(LiteXModule):
     """`control`: AXI4-Lite subordinate, 4 KiB of registers. `memory`: AXI4 manager, 64 bits. `ev.done`: high from a program's end to the next start."""
 
     def __init__(self, platform, verilog):
-        self.control = control = axi.AXILiteInterface(data_width=32, address_width=12)
+        self.control = control = axi.AXILiteInterface(data_width=32, address_width=32)
         self.memory = memory = axi.AXIInterface(data_width=64, address_width=32, id_width=1)
         self.ev = EventManager()
         self.ev.done = EventSourceLevel()
@@ -25,10 +25,10 @@ class Celosia(LiteXModule):
         self.specials += Instance(
             "celosia",
             i_clk=ClockSignal("sys"), i_rst=ResetSignal("sys"), o_interrupt=self.ev.done.trigger,
-            i_s_axil_awaddr=control.aw.addr, i_s_axil_awvalid=control.aw.valid, o_s_axil_awready=control.aw.ready,
+            i_s_axil_awaddr=control.aw.addr[:12], i_s_axil_awvalid=control.aw.valid, o_s_axil_awready=control.aw.ready,
             i_s_axil_wdata=control.w.data, i_s_axil_wstrb=control.w.strb, i_s_axil_wvalid=control.w.valid, o_s_axil_wready=control.w.ready,
             o_s_axil_bresp=control.b.resp, o_s_axil_bvalid=control.b.valid, i_s_axil_bready=control.b.ready,
-            i_s_axil_araddr=control.ar.addr, i_s_axil_arvalid=control.ar.valid, o_s_axil_arready=control.ar.ready,
+            i_s_axil_araddr=control.ar.addr[:12], i_s_axil_arvalid=control.ar.valid, o_s_axil_arready=control.ar.ready,
             o_s_axil_rdata=control.r.data, o_s_axil_rresp=control.r.resp, o_s_axil_rvalid=control.r.valid, i_s_axil_rready=control.r.ready,
             o_m_axi_awid=memory.aw.id, o_m_axi_awaddr=memory.aw.addr, o_m_axi_awlen=memory.aw.len, o_m_axi_awsize=memory.aw.size,
             o_m_axi_awburst=memory.aw.burst, o_m_axi_awvalid=memory.aw.valid, i_m_axi_awready=memory.aw.ready,
@@ -43,7 +43,7 @@ class Celosia(LiteXModule):
 
 
 def add_celosia(soc, verilog, origin=None):
-    """Adds the engine as `soc.celosia`: registers in the region `celosia`, the memory that the CPU sees at the same addresses, the interrupt if there is a CPU that takes one."""
+    """Adds the engine as `soc.celosia`: registers in the region `celosia`, memory at the addresses of the CPU, an interrupt if the CPU takes any."""
     soc.celosia = core = Celosia(soc.platform, verilog)
     soc.bus.add_slave("celosia", core.control, SoCRegion(origin=origin, size=0x1000, cached=False))
     if hasattr(soc, "sdram"):
