@@ -11,6 +11,7 @@ from amaranth.lib import wiring
 
 __all__ = ["to_portable_verilog", "to_rtlil", "to_verilog", "verilog_of"]
 
+
 def to_rtlil(component: wiring.Component, name: str = "top", *, platform=None, omit: "tuple[str, ...]" = ()) -> str:
     """RTLIL of a component whose top module is `name`.
 

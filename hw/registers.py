@@ -34,8 +34,6 @@ class ErrorCode(enum.IntEnum, shape=4):
 
 
 class Status(data.Struct):
-    """`busy` from a start or reset until the program has ended or the reset is done; `done` and `error` until the next of them."""
-
     busy: unsigned(1)
     done: unsigned(1)
     error: ErrorCode
@@ -44,8 +42,6 @@ class Status(data.Struct):
 
 
 class Snapshot(data.Struct):
-    """What the units do."""
-
     waiting: data.ArrayLayout(len(Unit), len(Unit))
     busy: unsigned(len(Unit))
 

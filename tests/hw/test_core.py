@@ -1,6 +1,7 @@
 """The exported core: its Verilog in Verilator, Yosys and a simulation, and LiteX's example against its ports."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -15,13 +16,14 @@ from amaranth.lib import wiring
 from assembler import BASES, result
 from bench import parameters, reset, run_cocotb
 from cocotb.triggers import RisingEdge
+from cocotbext.axi import AxiLiteBus, AxiLiteMaster
 from test_accelerator import Host, network
 
 from celosia.hw.accelerator import Accelerator
 from celosia.hw.config import CONFIGS
 from celosia.hw.core import FILES, core
 from celosia.hw.isa import Base
-from celosia.hw.registers import WRITABLE, ErrorCode, Register, identity
+from celosia.hw.registers import WRITABLE, Command, ErrorCode, Register, Status, identity
 
 #: As for a port of AXI3.
 CONFIG = replace(CONFIGS["tiny"], name="tiny-axi3", max_burst=16)
@@ -154,3 +156,67 @@ def test_litex_example(files, ports):
             assert port == f"{'s_axil' if owner == 'control' else 'm_axi'}_{''.join(path)}"
         connected[port] = ({"i": "input", "o": "output"}[direction], width)
     assert connected == ports
+
+
+#: Where the SoC of `litex_soc.py` has its main memory and the registers.
+MAIN_RAM, CELOSIA = 0x40000000, 0x30000000
+
+
+@cocotb.test()
+async def runs_in_litex(dut):
+    """The chain of layers from the SoC's main memory, to which the core comes over its bus."""
+    config = replace(CONFIGS["tiny"], **parameters())
+    await reset(dut, cycles=10)
+    master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "host"), dut.clk, dut.rst)
+    assert await master.read_dword(CELOSIA + Register.CONFIG) == config.hash
+    memory, registers, expected = network(config, "chain")
+    for address, content in memory.items():
+        await master.write(MAIN_RAM + address, bytes(content))
+    for register, value in registers.items():
+        await master.write_dword(CELOSIA + register, value if register == Register.INSTRUCTIONS else MAIN_RAM + value)
+    await master.write_dword(CELOSIA + Register.COMMAND, Command.const({"start": 1}).as_bits())
+    for _ in range(200_000):
+        await RisingEdge(dut.clk)
+        if dut.irq.value:
+            break
+    status = Status.from_bits(await master.read_dword(CELOSIA + Register.STATUS))
+    assert status.done and status.error == ErrorCode.NONE
+    output = await master.read(MAIN_RAM + BASES[Base.OUTPUT], 8 * 512)
+    assert np.array_equal(result(lambda _, length: output.data[:length], expected.shape), expected)
+
+
+@pytest.mark.parametrize("memory", ["bus", "dram"])
+def test_litex_soc(tmp_path, files, memory):
+    """LiteX elaborates a SoC with the core; with memory on the bus it is simulated. $LITEX_PYTHON is a Python with LiteX (see `litex_soc.py`)."""
+    python = os.environ.get("LITEX_PYTHON") or pytest.skip("$LITEX_PYTHON names no Python with LiteX")
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    subprocess.run([python, Path(__file__).with_name("litex_soc.py"), tmp_path, memory], check=True)
+    soc = re.sub(r"\$readmemh\(.*\);", "", (tmp_path / "build" / "gateware" / "top.v").read_text())  # empty memories
+    if memory == "bus":
+        run_cocotb(soc + files["celosia.v"], __file__, "runs_in_litex", {"name": CONFIG.name, "max_burst": CONFIG.max_burst})
+    else:
+        (tmp_path / "top.v").write_text(soc)
+        yosys(tmp_path, "read_verilog celosia.v top.v; hierarchy -check -top top")
+
+
+@pytest.mark.long
+def test_hard_blocks_are_inferred(tmp_path, files):
+    """Memories of more than 64 words become block RAMs, products of the array multipliers."""
+    (tmp_path / "celosia.v").write_text(files["celosia.v"])
+    yosys(tmp_path, "read_verilog celosia.v; synth_ecp5 -top celosia -run begin:map_gates; tee -q -o statistics.json stat -json")
+    cells = json.loads((tmp_path / "statistics.json").read_text())["design"]["num_cells_by_type"]
+    assert cells["DP16KD"] == 34 and cells["MULT18X18D"] == 16
+
+
+@pytest.mark.long
+def test_ecp5_primitives(tmp_path):
+    """Instances that Yosys knows, with all of their pins' names right, and no multiplier or block RAM left to infer."""
+    (tmp_path / "celosia.v").write_text(core(CONFIG, "ecp5")["celosia.v"])
+    yosys(tmp_path, "read_verilog -lib +/ecp5/cells_sim.v +/ecp5/cells_bb.v; read_verilog celosia.v; hierarchy -check -top celosia; proc; check -assert;"
+          "flatten; select -assert-count 8 t:MULT18X18D; select -assert-min 20 t:DP16KD")
+
+
+def test_refuses_other_primitives():
+    with pytest.raises(ValueError, match="primitives must be one of generic, ecp5, not 'asic'"):
+        core(CONFIG, "asic")
