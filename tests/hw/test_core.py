@@ -213,7 +213,7 @@ def test_hard_blocks_are_inferred(tmp_path, files):
 def test_ecp5_primitives(tmp_path):
     """Instances that Yosys knows, with all of their pins' names right, and no multiplier or block RAM left to infer."""
     (tmp_path / "celosia.v").write_text(core(CONFIG, "ecp5")["celosia.v"])
-    yosys(tmp_path, "read_verilog -lib +/ecp5/cells_sim.v +/ecp5/cells_bb.v; read_verilog celosia.v; hierarchy -check -top celosia; proc; check -assert;"
+    yosys(tmp_path, "read_verilog -lib +/ecp5/cells_sim.v +/ecp5/cells_bb.v; read_verilog celosia.v; hierarchy -check -top celosia; proc; check -assert; "
           "flatten; select -assert-count 8 t:MULT18X18D; select -assert-min 20 t:DP16KD")
 
 
