@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import recipe_commands
+from . import export, recipe_commands
 from .console import call, emit, progress_bar, table
 from .errors import CelosiaError
 from .options import Batch, Calibrate, Config, DeviceName, Inputs, Json, Model, Trust, Vcd, VcdCycles, Weights
@@ -475,6 +475,7 @@ def _by(shape):
     return "×".join(map(str, shape))
 
 
+app.add_typer(export.app)
 app.add_typer(recipe_commands.app)
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from .config import AcceleratorConfig
 from .interfaces import Axi4Lite
 from .isa import LENGTH_BITS, Base, Unit
-from .registers import MAGIC, VERSION, WRITABLE, Command, ErrorCode, Register, Snapshot, Status
+from .registers import WRITABLE, Command, ErrorCode, Register, Snapshot, Status, identity
 
 __all__ = ["Control", "EngineControl", "EngineState"]
 
@@ -71,8 +71,7 @@ class Control(wiring.Component):
         counters = self._count(m, command, running)
         self._writes(m, status, command)
         self._reads(m, {
-            Register.MAGIC: MAGIC, Register.VERSION: VERSION, Register.CONFIG: self._config.hash, Register.BUILD: self._build,
-            Register.STATUS: status, Register.ERROR_INDEX: self.state.index, **self._settings, **counters,
+            **identity(self._config, self._build), Register.STATUS: status, Register.ERROR_INDEX: self.state.index, **self._settings, **counters,
             **{Register[f"RETIRED_{unit.name}"]: self.state.retired[unit] for unit in Unit},
         })
         m.d.comb += [

@@ -236,6 +236,9 @@ def _any(words):
 class EcpPrimitives:
     """What a platform for the ECP5 answers: a mix-in for Amaranth platforms, and by itself enough to generate RTLIL for `synth_ecp5`."""
 
+    #: Passes of Yosys after which it knows the instances' ports.
+    cell_library = ("read_verilog -lib +/ecp5/cells_sim.v +/ecp5/cells_bb.v",)
+
     def get_mac(self, multiplier: Multiplier) -> Module:
         """MULT18X18D with its input, pipeline and output registers (Lattice FPGA-TN-02205)."""
         m = Module()

@@ -14,6 +14,7 @@ from PIL import Image
 import celosia as public
 from celosia.host.cli import main
 from celosia.hw.config import CONFIGS, AcceleratorConfig
+from celosia.hw.core import FILES
 from celosia.hw.network import Layer, Network, Tensor
 from celosia.sim import golden
 
@@ -263,7 +264,36 @@ def test_golden_has_no_options():
         public.open_device("golden", "tiny", vcd="x.vcd")
 
 
+def test_export(report, monkeypatch, tmp_path):
+    """A folder is made; an earlier export is replaced."""
+    asked = []
+
+    def core(config, primitives):
+        asked.append((config.name, primitives))
+        return dict.fromkeys(FILES, f"text {len(asked)}\n")
+
+    monkeypatch.setattr("celosia.hw.core.core", core)
+    found = report("export", "--config", "tiny", "-o", "core")
+    assert found == {"config": "tiny", "hash": f"{CONFIGS['tiny'].hash:08x}", "primitives": "generic", "output": "core", "files": dict.fromkeys(FILES, 7)}
+    report("export", "--config", "ulx3s-25f", "--primitives", "ecp5", "-o", "core")
+    assert asked == [("tiny", "generic"), ("ulx3s-25f", "ecp5")]
+    assert {path.name: path.read_text() for path in (tmp_path / "core").iterdir()} == dict.fromkeys(FILES, "text 2\n")
+
+
 # A user's errors
+
+def test_export_spares_what_is_not_its_own(refused, monkeypatch, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr("celosia.hw.core.core", lambda *_: pytest.fail("the work was done first"))
+    assert "full: holds notes.txt" in refused("export", "-o", "full")
+    assert "file: is a file" in refused("export", "-o", "file")
+    assert "no folder nowhere" in refused("export", "-o", "nowhere/core")
+    assert "must be generic or ecp5, not 'asic'" in refused("export", "--primitives", "asic", "-o", "core")
+    assert "'nonsense'" in refused("export", "--config", "nonsense", "-o", "core")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "notes.txt"]
+
 
 def test_unsupported_layer(refused, factory):
     name = factory("""
