@@ -24,7 +24,7 @@ class BoardRegister(enum.IntEnum, shape=12):
 
 
 class BoardControl(wiring.Component):
-    """The control port of a board: `engine` is that of its engine, which has all addresses below 0x800. One access at a time.
+    """The control port of a board: `engine` is that of its engine, which has all addresses below 0x800. One access at a time, of whole words.
 
     `line` is a clock domain of `line_hz`. The memory's clock has `phase_steps` steps.
     """
@@ -36,41 +36,57 @@ class BoardControl(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         bus, engine = self.bus, self.engine
-        read_here, write_here = bus.araddr[-1], bus.awaddr[-1]
-        read, written = Signal(), Signal()  # an answer to be given
-        data, failed = Signal(32), Signal()
-        taken, stored = ~read & read_here, ~written & write_here & bus.awvalid & bus.wvalid
-        m.d.comb += [
-            engine.arvalid.eq(bus.arvalid & ~read_here), engine.awvalid.eq(bus.awvalid & ~write_here), engine.wvalid.eq(bus.wvalid & ~write_here),
-            engine.araddr.eq(bus.araddr), engine.awaddr.eq(bus.awaddr), engine.wdata.eq(bus.wdata), engine.wstrb.eq(bus.wstrb),
-            engine.rready.eq(bus.rready), engine.bready.eq(bus.bready),
-            bus.arready.eq(Mux(read_here, taken, engine.arready)), bus.awready.eq(Mux(write_here, stored, engine.awready)),
-            bus.wready.eq(Mux(write_here, stored, engine.wready)),
-            bus.rvalid.eq(read | engine.rvalid), bus.rdata.eq(Mux(read, data, engine.rdata)), bus.rresp.eq(Mux(read, Mux(failed, _SLVERR, 0), engine.rresp)),
-            bus.bvalid.eq(written | engine.bvalid), bus.bresp.eq(Mux(written, Mux(failed, _SLVERR, 0), engine.bresp)),
-        ]
         khz, damaged, phase = Signal(20), Signal(32), Signal(signed(16))
         m.d.sync += damaged.eq(damaged + self.damaged)
         self._measure(m, khz)
         target = self._move(m, phase)
 
-        with m.If(bus.rready):
-            m.d.sync += read.eq(0)
-        with m.If(bus.bready):
-            m.d.sync += written.eq(0)
-        with m.If(bus.arvalid & taken):
-            m.d.sync += [read.eq(1), failed.eq(0)]
-            with m.Switch(bus.araddr):
-                for register, value in ((BoardRegister.ENGINE_KHZ, khz), (BoardRegister.PHASE, phase), (BoardRegister.PHASE_STEPS, self._phase_steps),
-                                        (BoardRegister.DAMAGED, damaged)):
-                    with m.Case(register):
-                        m.d.sync += data.eq(value)
-                with m.Default():
-                    m.d.sync += [data.eq(0), failed.eq(1)]
-        with m.If(stored):
-            m.d.sync += [written.eq(1), failed.eq(1)]
-            with m.If((bus.awaddr == BoardRegister.PHASE) & bus.wstrb.all()):
-                m.d.sync += [failed.eq(0), target.eq(bus.wdata)]
+        # Both directions have registers, as host and engine lie far apart.
+        address, data, response, read, written = Signal(12), Signal(32), Signal(2), Signal(), Signal()  # the last ones: an answer to be given
+        m.d.comb += [
+            engine.araddr.eq(address), engine.awaddr.eq(address), engine.wdata.eq(data), engine.wstrb.eq(0xF), engine.rready.eq(1), engine.bready.eq(1),
+            bus.rvalid.eq(read), bus.rdata.eq(data), bus.rresp.eq(response), bus.bvalid.eq(written), bus.bresp.eq(response),
+        ]
+        for channel in ("ar", "aw", "w"):
+            with m.If(getattr(engine, f"{channel}ready")):
+                m.d.sync += getattr(engine, f"{channel}valid").eq(0)
+        with m.FSM():
+            with m.State("Idle"):
+                m.d.sync += [address.eq(Mux(bus.arvalid, bus.araddr, bus.awaddr)), data.eq(bus.wdata)]
+                with m.If(bus.arvalid):
+                    m.d.comb += bus.arready.eq(1)
+                    m.d.sync += engine.arvalid.eq(~bus.araddr[-1])
+                    m.next = "Read"
+                with m.Elif(bus.awvalid & bus.wvalid):
+                    m.d.comb += [bus.awready.eq(1), bus.wready.eq(1)]
+                    m.d.sync += [engine.awvalid.eq(~bus.awaddr[-1]), engine.wvalid.eq(~bus.awaddr[-1])]
+                    m.next = "Write"
+            with m.State("Read"):
+                m.d.sync += [data.eq(engine.rdata), response.eq(engine.rresp)]
+                with m.If(address[-1]):
+                    m.d.sync += response.eq(0)
+                    with m.Switch(address):
+                        for register, value in ((BoardRegister.ENGINE_KHZ, khz), (BoardRegister.PHASE, phase), (BoardRegister.PHASE_STEPS, self._phase_steps),
+                                                (BoardRegister.DAMAGED, damaged)):
+                            with m.Case(register):
+                                m.d.sync += data.eq(value)
+                        with m.Default():
+                            m.d.sync += [data.eq(0), response.eq(_SLVERR)]
+                with m.If(address[-1] | engine.rvalid):
+                    m.d.sync += read.eq(1)
+                    m.next = "Answer"
+            with m.State("Write"):
+                m.d.sync += response.eq(engine.bresp)
+                with m.If(address[-1]):
+                    m.d.sync += response.eq(_SLVERR)
+                    with m.If(address == BoardRegister.PHASE):
+                        m.d.sync += [response.eq(0), target.eq(data)]
+                with m.If(address[-1] | engine.bvalid):
+                    m.d.sync += written.eq(1)
+                    m.next = "Answer"
+            with m.State("Answer"), m.If(read & bus.rready | written & bus.bready):
+                m.d.sync += [read.eq(0), written.eq(0)]
+                m.next = "Idle"
         return m
 
     def _measure(self, m, khz):

@@ -5,7 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .link import MARK_COUNT
-from .primitives import BlockRam
+from .primitives import BlockRam, delayed
 
 __all__ = ["Marks"]
 
@@ -30,15 +30,17 @@ class Marks(wiring.Component):
         m.submodules.cycles = cycles = BlockRam(32, MARK_COUNT)
         now, offered, began, noted = Signal(32), Signal(32), Signal(32), Signal(32)
         count, index = Signal(32), Signal(range(MARK_COUNT + 1))
-        settled = Signal(range(BlockRam.latency + 1))  # what is read belongs to `index`
-        reached = Signal()
+        settled = Signal(range(BlockRam.latency + 2))  # `equal` belongs to `index`
+        equal, reached = Signal(), Signal()
         m.d.comb += [
             marks.write_enable.eq(self.write_enable), marks.write_address.eq(self.write_address), marks.write_data.eq(self.write_data),
             marks.read_address.eq(index), cycles.read_address.eq(self.read_address), self.read_data.eq(cycles.read_data),
-            reached.eq((settled == BlockRam.latency) & ~index[-1] & (count == marks.read_data) & count.any()),
-            cycles.write_enable.eq(reached), cycles.write_address.eq(index), cycles.write_data.eq(noted),
+            reached.eq((settled == BlockRam.latency + 1) & ~index[-1] & equal),
+            cycles.write_enable.eq(reached), cycles.write_address.eq(index), cycles.write_data.eq(delayed(m, noted)),
         ]
-        m.d.sync += [now.eq(now + 1), settled.eq(Mux(settled == BlockRam.latency, settled, settled + 1))]
+        m.d.sync += [
+            now.eq(now + 1), settled.eq(Mux(settled == BlockRam.latency + 1, settled, settled + 1)), equal.eq((count == marks.read_data) & count.any()),
+        ]
         with m.If(self.event):
             m.d.sync += [count.eq(count + 1), noted.eq(now - began)]
         with m.If(reached):

@@ -198,7 +198,7 @@ class SdramCore(wiring.Component):
         access = self.reads.payload
         room = Signal(range(STORED_BEATS + 1), init=STORED_BEATS)  # beats not read, or not yet
         taken = self.reads.valid & self.reads.ready
-        m.d.sync += room.eq(room + (self.read_beats.valid & self.read_beats.ready) - Mux(taken, access.last + 1, 0))
+        m.d.sync += room.eq(room + delayed(m, self.read_beats.valid & self.read_beats.ready, reset=True) - Mux(taken, access.last + 1, 0))
         m.d.comb += arbiter.reads_fit.eq(room[6:].any())  # 64 beats, whatever is wanted
 
         # The command's way to the pins, and the chip's latency.

@@ -4,7 +4,7 @@ from amaranth.hdl import Array, Cat, DomainRenamer, Module, Mux, Signal, unsigne
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .cobs import CobsEncoder
+from .cobs import CobsEncoder, FrameByte
 from .crossing import Crossing
 from .fifo import Queue
 from .frames import SLOT_WORDS, Answer, FrameReceiver, FrameSender
@@ -46,7 +46,9 @@ class FrameServer(wiring.Component):
         m.submodules.answers = answers = Queue(Answer, 2 * WINDOW)
         wiring.connect(m, wiring.flipped(self.i), receiver.i)
         wiring.connect(m, answers.o, sender.i)
-        wiring.connect(m, sender.o, encoder.i)
+        m.submodules.bytes = queue = Queue(FrameByte, 2)  # they may lie far apart
+        wiring.connect(m, sender.o, queue.i)
+        wiring.connect(m, queue.o, encoder.i)
         wiring.connect(m, encoder.o, wiring.flipped(self.o))
         m.d.comb += [marks.event.eq(self.store), self.damaged.eq(receiver.damaged)]
         self._serve(m, receiver, sender, answers.i, marks)
