@@ -1,6 +1,7 @@
 """Run cases on every device, compare them with golden, and keep account of what has been exercised: opcodes, tokens, corners."""
 
 from collections import Counter
+from dataclasses import replace
 from unittest.mock import patch
 from zlib import crc32
 
@@ -17,7 +18,7 @@ from celosia.host.compile import compile, plan_network
 from celosia.host.errors import CompileError
 from celosia.host.tile import Plan
 from celosia.hw import isa
-from celosia.hw.config import AcceleratorConfig
+from celosia.hw.config import AcceleratorConfig, get_config
 from celosia.hw.isa import EDGES, Opcode, Unit
 from celosia.hw.program import Program
 from celosia.sim.cycle import CycleDevice
@@ -25,10 +26,12 @@ from celosia.sim.device import RunResult
 from celosia.sim.golden import GoldenDevice
 from celosia.sim.rtl import RtlDevice
 
-__all__ = ["DEVICES", "Account", "Exerciser", "MachineDevice", "search"]
+__all__ = ["CONFIGS", "DEVICES", "Account", "Exerciser", "MachineDevice", "search"]
 
 #: What computes each case.
 DEVICES = ("golden", "machine", "cycle", "rtl")
+#: For which cases are compiled: the boards' shapes as small as they come, and four lanes, which the large ones drain.
+CONFIGS = {config.name: config for config in (get_config("tiny"), get_config("ulx3s-25f"), replace(get_config("ulx3s-25f"), name="four-lanes", drain_lanes=4))}
 
 
 class MachineDevice:

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 
-from exercise import DEVICES, Exerciser, search
+from exercise import CONFIGS, DEVICES, Exerciser, search
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from strategies import CORNER_CASES, layer_cases, network_cases
@@ -74,7 +74,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=20_000, help="different layers to run (20000)")
     parser.add_argument("--networks", type=int, default=500, help="different networks to run (500)")
-    parser.add_argument("--config", action="append", help="configuration; may be given several times (tiny, ulx3s-25f)")
+    parser.add_argument("--config", action="append", help=f"configuration; may be given several times ({', '.join(CONFIGS)})")
     parser.add_argument("--seed", type=int, default=1, help="what is drawn follows from it (1)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="file for the report, JSON")
     options = parser.parse_args()
@@ -83,7 +83,7 @@ def main() -> int:
     with ExitStack() as stack:
         bar = stack.enter_context(Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=Console(stderr=True)))
         tasks = {kind: bar.add_task(kind, total=total) for kind, total in wanted.items()}
-        exercisers = {config: stack.enter_context(Exerciser(get_config(config))) for config in options.config or ("tiny", "ulx3s-25f")}
+        exercisers = {config: stack.enter_context(Exerciser(CONFIGS.get(config) or get_config(config))) for config in options.config or CONFIGS}
 
         def save(report):
             write_atomically(options.output, json.dumps(report, indent=2, ensure_ascii=False) + "\n")

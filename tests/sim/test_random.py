@@ -12,7 +12,7 @@ import pytest
 import soak
 from cases import Case, Input, LayerCase, Summand
 from corners import CORNERS
-from exercise import Account, Exerciser, MachineDevice, search
+from exercise import CONFIGS, Account, Exerciser, MachineDevice, search
 from strategies import CORNER_CASES, layer_cases, network_cases
 
 from celosia.hw.config import get_config
@@ -22,9 +22,9 @@ from celosia.sim.device import RunResult
 LAYERS, NETWORKS = 200, 20
 
 
-@pytest.mark.parametrize("config", ["tiny", "ulx3s-25f"])
+@pytest.mark.parametrize("config", CONFIGS)
 def test_random_cases(config):
-    with Exerciser(get_config(config)) as exerciser:
+    with Exerciser(CONFIGS[config]) as exerciser:
         for case in CORNER_CASES:
             assert exerciser.run(case), f"refused: {case}"
         assert len(search(exerciser, layer_cases(), LAYERS, seed=1)) >= LAYERS
