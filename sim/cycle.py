@@ -51,8 +51,8 @@ class _Run:
 
     def __init__(self, program):
         instructions, bases, max_burst = _instructions(program), program.bases(), program.config.max_burst
-        simulation, memory = Simulation(), MemoryTiming()
-        simulation.arbiter(memory)
+        simulation = Simulation()
+        memory = MemoryTiming(simulation)
         read, write = ReadTiming(simulation, memory, max_burst), WriteTiming(simulation, memory, max_burst)
         dispatch = DispatchTiming(simulation, read, instructions, (bases[Base.WEIGHTS] + program.code_offset) // 8, _START)
         maps, weights = (LoadTiming(simulation, dispatch, unit, read, bases) for unit in (Unit.MAP, Unit.WEIGHT))  # as `ReadDma` prefers them

@@ -4,12 +4,13 @@ The blocks of the gateware talk through queues, and ready and valid of a queue d
 elements and room of its queues could first be seen, in whatever order blocks are looked at (Kahn, "The semantics of a simple language for parallel programming",
 1974): a process may be ahead of another one. Only arbiters, which choose by who came first, need the order of time; they act one after the other, each when
 no process can go on. For them no process may wait for what happens later before it has told what happens earlier: what a block does side by side are several processes.
+:class:`Requests`, from which arbiters choose, take no element whose time has gone by.
 """
 
 from collections import deque
 from collections.abc import Generator
 
-__all__ = ["NEVER", "Queue", "Simulation"]
+__all__ = ["NEVER", "Queue", "Requests", "Simulation"]
 
 #: Later than every cycle.
 NEVER = 1 << 62
@@ -67,17 +68,36 @@ class Queue:
         return cycle, value
 
 
+class Requests(Queue):
+    """A queue that an arbiter chooses from."""
+
+    def __init__(self, simulation: "Simulation", runnable: deque, capacity: "int | None"):
+        super().__init__(runnable, capacity)
+        self._simulation = simulation
+
+    def show(self, cycle: int, value: object = None) -> None:
+        """An element, seen from `cycle` on: later than what arbiters have chosen without it."""
+        assert cycle > self._simulation.now, f"seen from cycle {cycle} on, told after arbiters have acted in cycle {self._simulation.now}"
+        super().show(cycle, value)
+
+
 class Simulation:
     """Processes, the queues between them, and arbiters: objects whose `next()` is the cycle in which they will act (NEVER if nothing is known to do) and whose
     `act(cycle)` does so."""
 
     def __init__(self):
+        #: The cycle of the latest act.
+        self.now = -1
         self._runnable = deque()
         self._arbiters = []
 
     def queue(self, capacity: "int | None" = None) -> Queue:
         """A queue; without a capacity there is always room."""
         return Queue(self._runnable, capacity)
+
+    def requests(self, capacity: "int | None" = None) -> Requests:
+        """A queue for an arbiter."""
+        return Requests(self, self._runnable, capacity)
 
     def process(self, generator: Generator) -> None:
         """Add a process."""
@@ -98,4 +118,5 @@ class Simulation:
             cycle, arbiter = min(((arbiter.next(), arbiter) for arbiter in self._arbiters), key=lambda pair: pair[0])
             if cycle == NEVER:
                 return
+            self.now = cycle
             arbiter.act(cycle)

@@ -51,7 +51,7 @@ class ReadTiming:
     def requester(self, tell: "Callable[[int, int, bool], None]") -> Queue:
         """Add a requester; returns the queue of its runs. Of each burst it is told in which cycles it gets the first and the last beat, and whether the burst ends an
         instruction."""
-        runs, bursts = self._simulation.queue(_RUNS), self._simulation.queue(_BURSTS)
+        runs, bursts = self._simulation.queue(_RUNS), self._simulation.requests(_BURSTS)
         self._simulation.process(_cut(runs, bursts, self._max_burst))
         self._requesters.append((bursts, tell))
         return runs
@@ -117,8 +117,8 @@ class WriteTiming:
             step = max(step, begin + 1)
             for _ in range(beats):
                 step = max(step + 1, taken)
-                taken = yield from self._at_memory.reserve(step + 1)
                 self.beats.free(step + _BUFFER)
+                taken = yield from self._at_memory.reserve(step + 1)
             self.beats_sent += beats
             self._memory.write(taken, beat, beats, self._answer(beats))
 

@@ -3,10 +3,9 @@
 A burst never crosses a row, so once its first beat has its time the others follow every four memory clocks: every three engine cycles.
 """
 
-from collections import deque
 from collections.abc import Callable
 
-from .dataflow import NEVER
+from .dataflow import NEVER, Simulation
 
 __all__ = ["BEAT_CYCLES", "WRITE_BEATS", "MemoryTiming", "Sdram"]
 
@@ -63,32 +62,33 @@ class MemoryTiming:
     Beats read never wait for room in the controller: its horizon keeps it from reading more than a few ahead.
     """
 
-    def __init__(self):
-        self._reads, self._writes = deque(), deque()
+    def __init__(self, simulation: Simulation):
+        self._reads, self._writes = simulation.requests(), simulation.requests()
         self._sdram = Sdram()
         self._cycle, self._writing, self._turn = 0, False, 0
+        simulation.arbiter(self)
 
     def read(self, cycle: int, beat: int, beats: int, answer: "Callable[[int, int, int], None]") -> None:
         """A burst at a beat address, whose address is on the bus in `cycle`. When its time has come `answer` is told three cycles: in which it was
         committed, and in which the bus shows its first and its last beat."""
-        self._reads.append((cycle + REQUEST_CYCLES, beat, beats, answer))
+        self._reads.show(cycle + REQUEST_CYCLES, (beat, beats, answer))
 
     def write(self, cycle: int, beat: int, beats: int, answer: "Callable[[int, int, int], None]") -> None:
         """As `read`: a burst whose last beat is on the bus in `cycle`. The last cycle `answer` is told is that of the response."""
-        self._writes.append((cycle, beat, beats, answer))
+        self._writes.show(cycle, (beat, beats, answer))
 
     def next(self) -> int:
         """The cycle in which the next burst is committed."""
-        known = min(bursts[0][0] if bursts else NEVER for bursts in (self._reads, self._writes))
+        known = min(bursts.elements[0][0] if bursts.elements else NEVER for bursts in (self._reads, self._writes))
         # The first cycle c with ⌊4c / 3⌋ ≥ bus_free − HORIZON.
         return NEVER if known == NEVER else max(known, self._cycle, -((HORIZON - self._sdram.bus_free) * 3 // 4))
 
     def act(self, cycle: int) -> None:
         """Commit a burst."""
-        read, write = (bool(bursts) and bursts[0][0] <= cycle for bursts in (self._reads, self._writes))
+        read, write = (bool(bursts.elements) and bursts.elements[0][0] <= cycle for bursts in (self._reads, self._writes))
         if not (write if self._writing else read) or (read and write and self._turn >= TURN_BYTES):
             self._writing, self._turn = not self._writing, 0
-        _, beat, beats, answer = (self._writes if self._writing else self._reads).popleft()
+        _, (beat, beats, answer) = (self._writes if self._writing else self._reads).elements.popleft()
         first = (self._sdram.burst(8 * beat, beats, self._writing, cycle * 4 // 3) * 3 + 3) // 4 + DATA_CYCLES
         self._turn += 8 * beats
         self._cycle = cycle + 1

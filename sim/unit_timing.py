@@ -66,6 +66,8 @@ class ComputeTiming:
     """`ComputeUnit`. What the counters follow from: `tiles`, of each its first pixel's cycle and the one after its last; `present`, of each instruction the cycle
     from which on the unit's queue shows it and the one from which on the unit has done with it; `waits`, of each the cycle from which on it waits for tokens, then
     those from which on that of WEIGHT, that of MAP too, and that of DRAIN too is seen.
+
+    COMPUTE_STRIDES and COMPUTE_WINDOW overtake the tile in front of them. If they left tokens, which the compiler never lets them, those would come too late here.
     """
 
     def __init__(self, simulation: Simulation, dispatch: DispatchTiming, config: AcceleratorConfig):
@@ -106,7 +108,7 @@ class ComputeTiming:
                     pixels, kernel = _count(fields, "image", "row", "column"), _count(fields, "kernel_row", "kernel_column")
                 retired = executed + 1
                 self._dispatch.post(Unit.COMPUTE, post, retired)
-            self.idle = retired + 1
+            self.idle = max(self.idle, retired + 1)
             self.present.append((issue.queued, retired + 1))
 
 
@@ -138,7 +140,7 @@ class DrainTiming:
             at_arrival = issue.fields["post"] & 1 << Unit.COMPUTE
             self._dispatch.post(Unit.DRAIN, at_arrival, arrived + 1)
             self._dispatch.post(Unit.DRAIN, issue.fields["post"] & ~at_arrival, retired)
-            self.idle = retired + 1
+            self.idle = retired
 
 
 class StoreTiming:
@@ -150,8 +152,10 @@ class StoreTiming:
         self._dispatch, self._write, self._bases = dispatch, write, bases
         self._resting, self._executed, self._stores, self._sent = (simulation.queue() for _ in range(4))
         self._beats = self._answered = self._answer = 0  # beats read, and answered, the last of them in which cycle
-        self._left = deque([-QUEUED_BEATS] * QUEUED_BEATS, QUEUED_BEATS)  # cycles in which the last beats left for the write buffer
-        for process in self._take(), self._execute(), self._send():
+        self._complete = simulation.queue()  # from when on each beat can leave for the write buffer
+        self._left = simulation.queue()      # when each left, beginning with that `QUEUED_BEATS` before the next to be read
+        self._left.elements.extend([(-QUEUED_BEATS, None)] * QUEUED_BEATS)
+        for process in self._take(), self._execute(), self._leave(), self._send():
             simulation.process(process)
 
     def _take(self):
@@ -191,28 +195,42 @@ class StoreTiming:
 
     def _read(self, cycle, window, beats):
         """Process: a pixel a cycle from `cycle` on, for each window a beat, as long as beats leave; returns the cycle in which the last is read."""
-        pixels, left, queue = window["kernel_x"] * window["kernel_y"], self._left, self._write.beats
+        pixels, left, queue = window["kernel_x"] * window["kernel_y"], self._left.elements, self._write.beats
         self._beats += beats
         first = cycle + pixels - 1 + _TO_BUFFER
-        if left[-1] < cycle + _TO_BUFFER and len(queue.room) >= beats and queue.room[beats - 1] <= first:
+        if len(left) == QUEUED_BEATS and left[-1][0] < cycle + _TO_BUFFER and len(queue.room) >= beats and queue.room[beats - 1] <= first:
             # Nothing holds them up.
             leave = range(first, first + beats * pixels, pixels)
-            left.extend(leave[-QUEUED_BEATS:])
             queue.elements.extend((at + 1, None) for at in leave)
-            for _ in leave:
+            for at in leave:
                 queue.room.popleft()
+                left.popleft()
+                left.append((at, None))
             queue.wake()
             return leave[-1] - _TO_BUFFER
         read = None
         for _ in range(beats):
             for _ in range(pixels):
                 # How many may be read is known two cycles late, so a beat read in the cycle before is not yet counted.
-                if cycle - 1 != read or left[0] + 2 > cycle:
-                    cycle = max(cycle + (cycle - 1 == read), left[1] + 2)
+                while not left:
+                    yield self._left
+                if cycle - 1 != read or left[0][0] + 2 > cycle:
+                    while len(left) < 2:
+                        yield self._left
+                    cycle = max(cycle + (cycle - 1 == read), left[1][0] + 2)
                 cycle += 1
             read = cycle - 1
-            left.append((yield from queue.put(max(read + _TO_BUFFER, left[-1] + 1))))
+            left.popleft()
+            self._complete.show(read + _TO_BUFFER)
         return read
+
+    def _leave(self):
+        """Process: beats leave for the write buffer, one a cycle, as soon as it has room: by then later ones are read, and their instruction may have retired."""
+        left = -1
+        while True:
+            complete, _ = yield from self._complete.take(left + 1)
+            left = yield from self._write.beats.put(complete)
+            self._left.show(left)
 
     def _in_memory(self):
         """Process: returns the cycle in which the last beat read is answered."""

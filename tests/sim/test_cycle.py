@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from instructions import crowded_instructions, program_of, random_instructions
 from networks import random_codes, random_network, random_parts, random_phases, random_scaled
 
 import celosia
@@ -51,6 +52,15 @@ def test_equals_rtl():
 @pytest.mark.parametrize("make", [random_parts, random_phases, random_scaled])
 def test_equals_rtl_in_parts(make):
     compare(get_config("tiny"), range(12), 14, make)
+
+
+@pytest.mark.parametrize(("make", "seeds"), [(random_instructions, 24), (crowded_instructions, 4)])
+def test_equals_rtl_on_instructions(make, seeds):
+    config, codes = get_config("tiny"), [np.zeros((1, 8, 1, 1), np.int8)]
+    with RtlDevice(config) as rtl:
+        for seed in range(seeds):
+            program = program_of(config, make(config, seed))
+            expect_equal(CycleDevice(config).run_program(program, codes), rtl.run_program(program, codes), f"seed {seed}")
 
 
 @pytest.mark.long
