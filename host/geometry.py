@@ -12,7 +12,10 @@ from ..hw.network import MOST_TAPS, Layer, Network
 from ..hw.program import Fold
 from .errors import CompileError
 
-__all__ = ["WHOLE_MAP", "Geometry", "folds", "make_geometry"]
+__all__ = ["MOST_STRIDE", "WHOLE_MAP", "Geometry", "folds", "make_geometry"]
+
+#: Of a convolution, by its instruction.
+MOST_STRIDE = 15
 
 
 @dataclass(frozen=True)
@@ -190,8 +193,9 @@ def _check_limits(geometry, row_stride):
     """Raises :exc:`CompileError` if a number does not fit the field of an instruction."""
     layer, (_, *size), (_, *conv), (_, *out) = geometry.layer, geometry.shape, geometry.conv, geometry.out
     last = [(count - 1) * stride - padding for count, stride, padding in zip(conv, geometry.stride, geometry.padding)]
-    limits = [("kernel height", geometry.weight.shape[2], MOST_TAPS), ("kernel width", geometry.weight.shape[3], MOST_TAPS), ("stride", max(geometry.stride), 15),
-              ("dilation", max(geometry.dilation), 31), ("padding", max(geometry.padding), 2047), ("map height", size[0], 2047), ("map width", size[1], 2047),
+    limits = [("kernel height", geometry.weight.shape[2], MOST_TAPS), ("kernel width", geometry.weight.shape[3], MOST_TAPS),
+              ("stride", max(geometry.stride), MOST_STRIDE), ("dilation", max(geometry.dilation), 31),
+              ("padding", max(geometry.padding), 2047), ("map height", size[0], 2047), ("map width", size[1], 2047),
               ("last window's row", last[0], 2047), ("last window's column", last[1], 2047), ("output height", conv[0], 1023), ("output width", conv[1], 2047)]
     limits += [(f"{what} area", height * width, (1 << 20) - 1) for what, (height, width) in (("map", size), ("output", conv), ("stored map", out))]
     limits += [("parameters of a block", geometry.block_parameters, geometry.config.parameter_words),
