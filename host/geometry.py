@@ -96,11 +96,17 @@ class Geometry:
 
     @cached_property
     def weight_bytes(self) -> int:
-        """Bytes of different weights: a depthwise layer of equal kernels, such as average pooling, repeats the array loads of one channel word and of the last one."""
-        kernel = self.weight.shape[2] * self.weight.shape[3]
-        repeats = self.layer.groups == self.conv[0] == self.shape[0] and (self.weight == self.weight[:1]).all()
-        word_loads = max(self.config.inputs // self.config.outputs, 1)
-        return (min(self.steps, 2 * kernel * word_loads) if repeats else self.steps) * self.config.macs
+        """Bytes of different weights: layers with groups, such as average pooling, repeat array loads."""
+        if self.layer.groups == 1:
+            return self.steps * self.config.macs
+        group_outputs, group_inputs = self.conv[0] // self.layer.groups, self.weight.shape[1]
+        words = {}
+        for load in [load for block in range(self.blocks) for load in self.parts(block)]:
+            (low, high), (phase, first) = self.reduction(load), divmod(load, self.phase_channels)
+            weight = self.weight[phase * self.conv[0] + first : phase * self.conv[0] + min(first + self.config.outputs, self.conv[0])]
+            group, rest = divmod(first, group_outputs)
+            words[weight.tobytes(), rest, group * group_inputs - low * self.config.inputs] = high - low
+        return sum(words.values()) * self.weight.shape[2] * self.weight.shape[3] * self.config.macs
 
     def input_rows(self, rows: tuple[int, int]) -> tuple[int, int]:
         """Rows of the map, half-open and at least one, that convolution rows need."""

@@ -9,6 +9,7 @@ from on_machine import run_on_machine
 
 from celosia.host.compile import compile, plan_network
 from celosia.host.errors import CompileError
+from celosia.host.pack import pack_weights
 from celosia.hw import isa
 from celosia.hw.config import CONFIGS, AcceleratorConfig, get_config
 from celosia.hw.control import EngineControl
@@ -235,6 +236,16 @@ def test_average_pooling_loads_its_weights_once(config):
     loads = 2 * max(program.config.inputs // program.config.outputs, 1)  # of one channel word, and of the last, whose channels are fewer
     assert program.code_offset <= 64 // 4 * 32 + loads * 49 * program.config.macs + 512
     np.testing.assert_array_equal(run_on_machine(program, [codes], 3)[0], execute(network, [codes])[0])
+
+
+@pytest.mark.parametrize("config", ["tiny", "ulx3s-25f", "ulx3s-85f"])
+@pytest.mark.parametrize("kind", [random_network, random_parts, random_phases, random_scaled])
+def test_equal_weights_count_once(config, kind):
+    for seed in range(8):
+        for geometry in (plan.geometry for plan in plan_network(kind(seed), get_config(config), 1)):
+            packed = [pack_weights(geometry, first) for block in range(geometry.blocks) for first in geometry.parts(block)]
+            different = {weights.tobytes() for weights in packed if weights.any()}
+            assert 0 <= geometry.weight_bytes - sum(map(len, different)) <= sum(weights.size for weights in packed if not weights.any())
 
 
 def test_loads_do_not_run_ahead_beyond_what_a_token_counter_holds():
