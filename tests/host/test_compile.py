@@ -238,6 +238,21 @@ def test_average_pooling_loads_its_weights_once(config):
     np.testing.assert_array_equal(run_on_machine(program, [codes], 3)[0], execute(network, [codes])[0])
 
 
+@pytest.mark.parametrize("config", ["tiny", "ulx3s-85f"])
+def test_blocks_of_channels_share_equal_parameters(config):
+    """Those of 100 channels' sums, of which the last four stand alone, in one load."""
+    rng = np.random.default_rng(4)
+    layer = random_layer(rng, "a", "x", (100, 3, 3), 100, (3, 3), op="avg_pool", groups=100)
+    layer = replace(layer, **{name: np.full_like(value, value[0]) for name, value in (("bias", layer.bias), ("multiplier", layer.multiplier), ("shift", layer.shift))})
+    network = network_of([layer], (100, 3, 3), rng)
+    program, codes = compile(network, config), random_codes(network, 1, 2)
+    loads = [fields for opcode, fields in map(isa.decode, program.words()) if opcode == Opcode.LOAD_WEIGHTS and fields["target"] == isa.Target.PARAMETERS]
+    block = plan_network(network, program.config, 1)[0].geometry.block
+    assert [load["beats"] for load in loads] == [2 * block]
+    for order in (0, 3):
+        np.testing.assert_array_equal(run_on_machine(program, [codes], order)[0], execute(network, [codes])[0])
+
+
 @pytest.mark.parametrize("config", ["tiny", "ulx3s-25f", "ulx3s-85f"])
 @pytest.mark.parametrize("kind", [random_network, random_parts, random_phases, random_scaled])
 def test_equal_weights_count_once(config, kind):
