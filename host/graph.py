@@ -97,14 +97,14 @@ class _Lowering:
 
     def layer(self, group):
         x, y, node = self.tensors[group.input], self.tensors[group.output], self.by_name[group.node]
-        (before, behind), slopes = self._behind(group, x, y), self._slopes(group)
+        (before, rest), slopes = self._requantized(group, x, y), self._slopes(group)
         weight, weight_scale, bias = self._weights(group, node, x, before, slopes)
         arrays = _integers(group, weight, weight_scale, bias, x, before, slopes)
         pool = _pool(self.by_name[group.pool], group.conv_shape, group.shape) if group.pool else None
         if group.op == "max_pool":
             pool = _pool(node, x.shape, y.shape)
         macs = math.prod(group.conv_shape) * math.prod(weight.shape[1:]) if group.kind in ("conv", "linear", "affine") else 0
-        return [Layer(name=group.name, op=group.kind, input=x.name, output=y.name, **arrays, **_geometry(group, node, x), **behind,
+        return [Layer(name=group.name, op=group.kind, input=x.name, output=y.name, **arrays, **_geometry(group, node, x), **rest,
                       residual=self._residual(group, before, arrays["shift"]), pool=pool, macs=macs)]
 
     def scaled(self, group):
@@ -114,7 +114,7 @@ class _Lowering:
             x, codes = codes, x  # either may be the factor
         if codes.zero_point != -128:
             raise CelosiaError(f"layer {group.name}: multiplies by a map that has negative values; let a sigmoid or a ReLU go before")
-        (before, behind), channels = self._behind(group, x, y), x.shape[0]
+        (before, rest), channels = self._requantized(group, x, y), x.shape[0]
         try:
             weight, shift = _factor(x.scale * codes.scale / before.scale)
         except ValueError:
@@ -123,13 +123,13 @@ class _Lowering:
         taps = [weight // _SCALE_TAPS + (tap < weight % _SCALE_TAPS) for tap in range(_SCALE_TAPS)]
         arrays = {"weight": np.tile(np.array(taps, np.int8), (channels, 1, 1, 1)), "bias": np.full(channels, -x.zero_point * weight, np.int32),
                   "multiplier": np.full(channels, MOST_COMPUTED, np.uint16), "shift": np.full(channels, shift, np.uint8)}
-        layer = Layer(name=group.name, op=group.kind, input=x.name, output=y.name, **arrays, dilation=(1, 0), groups=channels, **behind,
+        layer = Layer(name=group.name, op=group.kind, input=x.name, output=y.name, **arrays, dilation=(1, 0), groups=channels, **rest,
                       residual=self._residual(group, before, arrays["shift"]), parameters=f"{group.name}.parameters")
         maker, words = parameter_layer(layer, codes)
         self.tensors[words.name] = words
         return [maker, layer]
 
-    def _behind(self, group, x, y):
+    def _requantized(self, group, x, y):
         """The tensor that sums are requantized to, and what a layer does with its codes: the bounds, and the function's table."""
         lookup = self._lookup(group, x, y) if group.function else None
         before = lookup.before if lookup else y
@@ -158,7 +158,7 @@ class _Lowering:
     def average_pool(self, group):
         """A layer for each combination of spans; if there are several, each writes its rows and columns of the output."""
         x, y = self.tensors[group.input], self.tensors[group.output]
-        (before, behind), slopes = self._behind(group, x, y), self._slopes(group)  # a table of a single span only
+        (before, rest), slopes = self._requantized(group, x, y), self._slopes(group)  # a table of a single span only
         spans = [(rows, columns) for rows in group.windows.rows for columns in group.windows.columns]
         layers = []
         for rows, columns in spans:
@@ -174,13 +174,13 @@ class _Lowering:
             top, left, bottom, right = group.padding
             padding = (top - rows.start, left - columns.start, rows.end - top - x.shape[1], columns.end - left - x.shape[2])
             layers.append(Layer(name=name, op="avg_pool", input=x.name, output=output.name, **arrays, stride=(rows.step, columns.step), padding=padding,
-                                groups=x.shape[0], **behind))
+                                groups=x.shape[0], **rest))
         return layers
 
     def transposed(self, group):
         """A layer for each phase of the rows, which interleaves the phases of the columns. Enlarging is a transposed convolution by ones."""
         x, y, node = self.tensors[group.input], self.tensors[group.output], self.by_name[group.node]
-        (before, behind), slopes = self._behind(group, x, y), self._slopes(group)  # a table of a single layer only
+        (before, rest), slopes = self._requantized(group, x, y), self._slopes(group)  # a table of a single layer only
         if group.op == "upsample":
             stride = kernel = tuple(large // small for large, small in zip(group.conv_shape[1:], x.shape[1:]))
             padding, dilation, groups = (0, 0), (1, 1), x.shape[0]
@@ -210,7 +210,7 @@ class _Lowering:
             top, bottom = row.padding(x.shape[1], row.count)
             taps = sum(tap is not None for tap in row.taps)
             layers.append(Layer(name=name, op=group.kind, input=x.name, output=output.name, **arrays, padding=(top, left, bottom, right), groups=groups,
-                                column_phases=count, cropped=columns[0].count * count - y.shape[2], **behind,
+                                column_phases=count, cropped=columns[0].count * count - y.shape[2], **rest,
                                 macs=taps * kernel[1] * weight.shape[0] * weight.shape[1] * x.shape[1] * x.shape[2] if group.op == "conv_transpose" else 0))
         return layers
 

@@ -256,6 +256,7 @@ def test_blocks_of_channels_share_equal_parameters(config):
 @pytest.mark.parametrize("config", ["tiny", "ulx3s-25f", "ulx3s-85f"])
 @pytest.mark.parametrize("kind", [random_network, random_parts, random_phases, random_scaled])
 def test_equal_weights_count_once(config, kind):
+    """Zeros may count more often."""
     for seed in range(8):
         for geometry in (plan.geometry for plan in plan_network(kind(seed), get_config(config), 1)):
             packed = [pack_weights(geometry, first) for block in range(geometry.blocks) for first in geometry.parts(block)]
