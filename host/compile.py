@@ -63,7 +63,14 @@ def _image(plans):
 
     for plan in plans:
         geometry = plan.geometry
-        parameters = None if geometry.layer.parameters else append(pack_parameters(geometry))
+        parameters, blocks = None, list(range(geometry.blocks))
+        if not geometry.layer.parameters:
+            packed = pack_parameters(geometry).reshape(geometry.blocks, -1)
+            different, which = np.unique(packed, axis=0, return_inverse=True)
+            # Blocks share equal parameters where one load brings all there are.
+            if len(different) * geometry.block_parameters <= geometry.config.parameter_words // 4:
+                packed, blocks = different, which.reshape(-1).tolist()
+            parameters = append(packed.reshape(-1))
         table = append(pack_table(geometry.layer.lookup.table)) if geometry.layer.lookup else None
         weights, known = {}, {}
         for first in [first for block in range(geometry.blocks) for first in geometry.parts(block)]:
@@ -73,6 +80,6 @@ def _image(plans):
             if digest not in known:
                 known[digest] = append(packed)
             weights[first] = known[digest]
-        offsets.append(WeightOffsets(parameters, table, weights))
+        offsets.append(WeightOffsets(parameters, blocks, table, weights))
         append(np.zeros(-end % 512, np.uint8))
     return np.concatenate(parts), offsets

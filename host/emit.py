@@ -30,7 +30,7 @@ def _count(rows, span):
 
 
 class _Ahead:
-    """Loads of a unit that none of the instructions emitted so far waits for: what may pile up as tokens, of which a counter holds 255."""
+    """Loads of a unit that none of the instructions emitted so far waits for. Further ones would hold up the other units, whose instructions come after them."""
 
     limit = 64
 
@@ -68,7 +68,6 @@ class Emitter:
         self._ahead = {ring: _Ahead() for ring in (self._maps, self._weights, self._parameters, self._tables, self._residuals)}
         self._staged = []   # (tile, region) that later stores of the strip may read
         self._drains = []   # DRAIN marks, one a completed bank of sums
-        self._stored_tiles = deque(maxlen=_Ahead.limit)  # STORE marks, one a tile
         self._written = {}  # tensor that is no part → (images, planes, rows as a range, columns, STORE mark)
         self._work = work = Work(config, plans, offsets)
         # Per ring that LOAD_WEIGHTS fills: its loads, the target, its addresses and the beats per unit of the ring.
@@ -224,16 +223,12 @@ class Emitter:
         if task.residual:
             task.residual.region.last_reader = self._drains[-1]
         store = self._emit_stores(task, geometry, region)
-        self._stored_tiles.append(store)
         self._release_staging(task, store)
         self._run_ahead()
 
     def _stage(self, tile, phases):
         region = self._staging.allocate(tile.pixels * phases)
         assert region is not None, "the staging buffer is planned for two tiles"
-        # It holds more tiles of a few pixels than tokens can stand for.
-        if len(self._stored_tiles) == self._stored_tiles.maxlen:
-            region.after = max((mark for mark in (region.after, self._stored_tiles[0]) if mark), default=None)
         self._staged.append((tile, region))
         return region
 

@@ -12,7 +12,10 @@ from ..hw.network import MOST_TAPS, Layer, Network
 from ..hw.program import Fold
 from .errors import CompileError
 
-__all__ = ["WHOLE_MAP", "Geometry", "folds", "make_geometry"]
+__all__ = ["MOST_STRIDE", "WHOLE_MAP", "Geometry", "folds", "make_geometry"]
+
+#: Of a convolution, by its instruction.
+MOST_STRIDE = 15
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,17 @@ class Geometry:
 
     @cached_property
     def weight_bytes(self) -> int:
-        """Bytes of different weights: a depthwise layer of equal kernels, such as average pooling, repeats the array loads of one channel word and of the last one."""
-        kernel = self.weight.shape[2] * self.weight.shape[3]
-        repeats = self.layer.groups == self.conv[0] == self.shape[0] and (self.weight == self.weight[:1]).all()
-        word_loads = max(self.config.inputs // self.config.outputs, 1)
-        return (min(self.steps, 2 * kernel * word_loads) if repeats else self.steps) * self.config.macs
+        """Bytes of different weights: layers with groups, such as average pooling, repeat array loads."""
+        if self.layer.groups == 1:
+            return self.steps * self.config.macs
+        group_outputs, group_inputs = self.conv[0] // self.layer.groups, self.weight.shape[1]
+        words = {}
+        for load in [load for block in range(self.blocks) for load in self.parts(block)]:
+            (low, high), (phase, first) = self.reduction(load), divmod(load, self.phase_channels)
+            weight = self.weight[phase * self.conv[0] + first : phase * self.conv[0] + min(first + self.config.outputs, self.conv[0])]
+            group, rest = divmod(first, group_outputs)
+            words[weight.tobytes(), rest, group * group_inputs - low * self.config.inputs] = high - low
+        return sum(words.values()) * self.weight.shape[2] * self.weight.shape[3] * self.config.macs
 
     def input_rows(self, rows: tuple[int, int]) -> tuple[int, int]:
         """Rows of the map, half-open and at least one, that convolution rows need."""
@@ -190,8 +199,9 @@ def _check_limits(geometry, row_stride):
     """Raises :exc:`CompileError` if a number does not fit the field of an instruction."""
     layer, (_, *size), (_, *conv), (_, *out) = geometry.layer, geometry.shape, geometry.conv, geometry.out
     last = [(count - 1) * stride - padding for count, stride, padding in zip(conv, geometry.stride, geometry.padding)]
-    limits = [("kernel height", geometry.weight.shape[2], MOST_TAPS), ("kernel width", geometry.weight.shape[3], MOST_TAPS), ("stride", max(geometry.stride), 15),
-              ("dilation", max(geometry.dilation), 31), ("padding", max(geometry.padding), 2047), ("map height", size[0], 2047), ("map width", size[1], 2047),
+    limits = [("kernel height", geometry.weight.shape[2], MOST_TAPS), ("kernel width", geometry.weight.shape[3], MOST_TAPS),
+              ("stride", max(geometry.stride), MOST_STRIDE), ("dilation", max(geometry.dilation), 31),
+              ("padding", max(geometry.padding), 2047), ("map height", size[0], 2047), ("map width", size[1], 2047),
               ("last window's row", last[0], 2047), ("last window's column", last[1], 2047), ("output height", conv[0], 1023), ("output width", conv[1], 2047)]
     limits += [(f"{what} area", height * width, (1 << 20) - 1) for what, (height, width) in (("map", size), ("output", conv), ("stored map", out))]
     limits += [("parameters of a block", geometry.block_parameters, geometry.config.parameter_words),

@@ -97,19 +97,15 @@ class _Lowering:
 
     def layer(self, group):
         x, y, node = self.tensors[group.input], self.tensors[group.output], self.by_name[group.node]
-        lookup = self._lookup(group, x, y) if group.function else None
-        before = lookup.before if lookup else y  # what sums are requantized to
-        slopes = self._slopes(group)
+        (before, rest), slopes = self._requantized(group, x, y), self._slopes(group)
         weight, weight_scale, bias = self._weights(group, node, x, before, slopes)
         arrays = _integers(group, weight, weight_scale, bias, x, before, slopes)
-        residual = self._residual(group, self.tensors[group.residual], before, arrays["shift"]) if group.residual else None
         pool = _pool(self.by_name[group.pool], group.conv_shape, group.shape) if group.pool else None
         if group.op == "max_pool":
             pool = _pool(node, x.shape, y.shape)
         macs = math.prod(group.conv_shape) * math.prod(weight.shape[1:]) if group.kind in ("conv", "linear", "affine") else 0
-        low, high = _clamp(group, before)
-        return [Layer(name=group.name, op=group.kind, input=x.name, output=y.name, **arrays, **_geometry(group, node, x),
-                      low=low, high=high, lookup=lookup, residual=residual, pool=pool, macs=macs)]
+        return [Layer(name=group.name, op=group.kind, input=x.name, output=y.name, **arrays, **_geometry(group, node, x), **rest,
+                      residual=self._residual(group, before, arrays["shift"]), pool=pool, macs=macs)]
 
     def scaled(self, group):
         """A depthwise layer whose multipliers are the codes of another map, and the layer before it that makes its parameters of them."""
@@ -118,8 +114,7 @@ class _Lowering:
             x, codes = codes, x  # either may be the factor
         if codes.zero_point != -128:
             raise CelosiaError(f"layer {group.name}: multiplies by a map that has negative values; let a sigmoid or a ReLU go before")
-        lookup = self._lookup(group, x, y) if group.function else None
-        before, channels = lookup.before if lookup else y, x.shape[0]
+        (before, rest), channels = self._requantized(group, x, y), x.shape[0]
         try:
             weight, shift = _factor(x.scale * codes.scale / before.scale)
         except ValueError:
@@ -128,13 +123,18 @@ class _Lowering:
         taps = [weight // _SCALE_TAPS + (tap < weight % _SCALE_TAPS) for tap in range(_SCALE_TAPS)]
         arrays = {"weight": np.tile(np.array(taps, np.int8), (channels, 1, 1, 1)), "bias": np.full(channels, -x.zero_point * weight, np.int32),
                   "multiplier": np.full(channels, MOST_COMPUTED, np.uint16), "shift": np.full(channels, shift, np.uint8)}
-        residual = self._residual(group, self.tensors[group.residual], before, arrays["shift"]) if group.residual else None
-        low, high = _clamp(group, before)
-        layer = Layer(name=group.name, op=group.kind, input=x.name, output=y.name, **arrays, dilation=(1, 0), groups=channels, low=low, high=high, lookup=lookup,
-                      residual=residual, parameters=f"{group.name}.parameters")
+        layer = Layer(name=group.name, op=group.kind, input=x.name, output=y.name, **arrays, dilation=(1, 0), groups=channels, **rest,
+                      residual=self._residual(group, before, arrays["shift"]), parameters=f"{group.name}.parameters")
         maker, words = parameter_layer(layer, codes)
         self.tensors[words.name] = words
         return [maker, layer]
+
+    def _requantized(self, group, x, y):
+        """The tensor that sums are requantized to, and what a layer does with its codes: the bounds, and the function's table."""
+        lookup = self._lookup(group, x, y) if group.function else None
+        before = lookup.before if lookup else y
+        low, high = (int(np.clip(round(np.clip(bound / before.scale, -1e6, 1e6)) + before.zero_point, -128, 127)) for bound in (group.low, group.high))
+        return before, {"low": low, "high": high, "lookup": lookup}
 
     def _lookup(self, group, x, y):
         """The function's table: the reference graph's own quantization of its values at all 256 codes."""
@@ -158,9 +158,7 @@ class _Lowering:
     def average_pool(self, group):
         """A layer for each combination of spans; if there are several, each writes its rows and columns of the output."""
         x, y = self.tensors[group.input], self.tensors[group.output]
-        lookup = self._lookup(group, x, y) if group.function else None  # of a single span only
-        before, slopes = lookup.before if lookup else y, self._slopes(group)
-        low, high = _clamp(group, before)
+        (before, rest), slopes = self._requantized(group, x, y), self._slopes(group)  # a table of a single span only
         spans = [(rows, columns) for rows in group.windows.rows for columns in group.windows.columns]
         layers = []
         for rows, columns in spans:
@@ -176,14 +174,13 @@ class _Lowering:
             top, left, bottom, right = group.padding
             padding = (top - rows.start, left - columns.start, rows.end - top - x.shape[1], columns.end - left - x.shape[2])
             layers.append(Layer(name=name, op="avg_pool", input=x.name, output=output.name, **arrays, stride=(rows.step, columns.step), padding=padding,
-                                groups=x.shape[0], low=low, high=high, lookup=lookup))
+                                groups=x.shape[0], **rest))
         return layers
 
     def transposed(self, group):
         """A layer for each phase of the rows, which interleaves the phases of the columns. Enlarging is a transposed convolution by ones."""
         x, y, node = self.tensors[group.input], self.tensors[group.output], self.by_name[group.node]
-        lookup = self._lookup(group, x, y) if group.function else None  # of a single layer only
-        before, slopes = lookup.before if lookup else y, self._slopes(group)
+        (before, rest), slopes = self._requantized(group, x, y), self._slopes(group)  # a table of a single layer only
         if group.op == "upsample":
             stride = kernel = tuple(large // small for large, small in zip(group.conv_shape[1:], x.shape[1:]))
             padding, dilation, groups = (0, 0), (1, 1), x.shape[0]
@@ -197,7 +194,7 @@ class _Lowering:
             weight = weight.reshape(groups, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(y.shape[0], -1, *kernel)
             scale = np.tile(scale, groups)
         rows, columns = (phases(*values) for values in zip(stride, kernel, padding, dilation, group.conv_shape[1:]))
-        columns, (low, high) = aligned(columns), _clamp(group, before)
+        columns = aligned(columns)
         count, bias = len(columns), np.broadcast_to(bias, y.shape[:1])
         left, right = columns[0].padding(x.shape[2], columns[0].count)
         layers = []
@@ -213,7 +210,7 @@ class _Lowering:
             top, bottom = row.padding(x.shape[1], row.count)
             taps = sum(tap is not None for tap in row.taps)
             layers.append(Layer(name=name, op=group.kind, input=x.name, output=output.name, **arrays, padding=(top, left, bottom, right), groups=groups,
-                                column_phases=count, cropped=columns[0].count * count - y.shape[2], low=low, high=high, lookup=lookup,
+                                column_phases=count, cropped=columns[0].count * count - y.shape[2], **rest,
                                 macs=taps * kernel[1] * weight.shape[0] * weight.shape[1] * x.shape[1] * x.shape[2] if group.op == "conv_transpose" else 0))
         return layers
 
@@ -232,7 +229,10 @@ class _Lowering:
         bias = np.float64(0) if argument(node, "bias") is None else value_of(self.module, argument(node, "bias")).numpy().astype(np.float64)
         return weight, scale.astype(np.float64), bias
 
-    def _residual(self, group, tensor, y, shift):
+    def _residual(self, group, y, shift):
+        if not group.residual:
+            return None
+        tensor = self.tensors[group.residual]
         ratio, limit = tensor.scale / y.scale, int(shift.min())
         while limit >= 0 and round(ratio * 2**limit) >= 1 << 16:
             limit -= 1
@@ -258,11 +258,6 @@ def _geometry(group, node, x):
     top, left = pair(argument(node, "padding"))
     return {"padding": tuple(a + b for a, b in zip(group.padding, (top, left, top, left))), "stride": pair(argument(node, "stride")),
             "dilation": pair(argument(node, "dilation")), "groups": argument(node, "groups")}
-
-
-def _clamp(group, y):
-    """The codes of the bounds that a group clips its values to."""
-    return (int(np.clip(round(np.clip(bound / y.scale, -1e6, 1e6)) + y.zero_point, -128, 127)) for bound in (group.low, group.high))
 
 
 def _pool(node, before, after):

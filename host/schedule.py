@@ -4,6 +4,7 @@ What must wait for what is said once, where an instruction is emitted (`after`),
 instruction can always proceed and no program deadlocks. Tokens follow from it mechanically (`Schedule.words`).
 """
 
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -11,6 +12,9 @@ from ..hw import isa
 from ..hw.isa import Opcode, Unit
 
 __all__ = ["Mark", "Region", "Ring", "Schedule"]
+
+#: Tokens left at most for instructions that follow. A counter holds 255; of those that take them 17 may be waiting in their unit's queue.
+_MOST_TOKENS = 255 - 17
 
 
 @dataclass(frozen=True, order=True)
@@ -23,6 +27,7 @@ class Mark:
 
 @dataclass
 class _Instruction:
+    index: int
     opcode: Opcode
     fields: dict
     after: tuple[Mark, ...]
@@ -41,7 +46,7 @@ class Schedule:
     def emit(self, opcode: Opcode, after=(), **fields) -> Mark:
         """Append an instruction that starts after those marked (None among them is skipped)."""
         unit = isa.unit_of(opcode)
-        instruction = _Instruction(opcode, fields, tuple(mark for mark in after if mark is not None))
+        instruction = _Instruction(len(self._instructions), opcode, fields, tuple(mark for mark in after if mark is not None))
         self._instructions.append(instruction)
         queue = self._units[unit]
         queue.append(instruction)
@@ -60,17 +65,28 @@ class Schedule:
         return len(self._units[unit])
 
     def words(self) -> list[int]:
-        """The encoded program, END included, with a token wherever an instruction must wait for more than the one before it of its unit."""
-        waited = {}
+        """The encoded program, END included, with a token wherever an instruction must wait for more than the one before it of its unit.
+
+        Where more tokens than a counter holds would be left on an edge, its next instruction waits for a later mark: one token for those up to it.
+        """
+        waits = {edge: [] for edge in isa.EDGES}  # per edge those who wait, for marks one after the other
         for instruction in self._instructions:
             unit = isa.unit_of(instruction.opcode)
-            for mark in instruction.after:
-                edge = (mark.unit, unit)
-                if mark.ordinal > waited.get(edge, -1):
-                    latest = max(m.ordinal for m in instruction.after if m.unit == mark.unit)
-                    waited[edge] = latest
-                    self._units[mark.unit][latest].post.add(unit)
-                    instruction.wait.add(mark.unit)
+            for source in {mark.unit for mark in instruction.after}:
+                latest = max(mark.ordinal for mark in instruction.after if mark.unit == source)
+                on_edge = waits[source, unit]
+                if not on_edge or latest > on_edge[-1][1]:
+                    on_edge.append((instruction, latest))
+        for (source, target), on_edge in waits.items():
+            marked = [self._units[source][ordinal] for _, ordinal in on_edge]
+            position = 0
+            while position < len(on_edge):
+                instruction = on_edge[position][0]
+                left = bisect_left(marked, instruction.index, key=lambda other: other.index) - position
+                position += max(left - _MOST_TOKENS, 0)
+                marked[position].post.add(target)
+                instruction.wait.add(source)
+                position += 1
         words = [isa.encode(i.opcode, wait=i.wait, post=i.post, **i.fields) for i in self._instructions]
         return [*words, isa.encode(Opcode.END)]
 

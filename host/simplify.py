@@ -1,14 +1,12 @@
 """Rewrites an exported graph into few operations: no identities, no in-place forms, explicit padding, no arithmetic with constants."""
 
-import math
-
 import torch
 
-from ..hw.network import MOST_TAPS
 from .affine import fold_constants, rewrite_arithmetic, rewrite_batch_norm
 from .concatenate import rewrite_slices
 from .errors import CelosiaError
-from .operations import BATCH_NORM, CLIPS, CONV, MAX_POOL, PAD, argument, call, image_shape, is_tensor, pair, refuse, tensor_users
+from .operations import AVERAGE_POOLS, BATCH_NORM, CLIPS, CONV, MAX_POOL, PAD, argument, call, image_shape, is_tensor, pair, refuse, tensor_users
+from .windows import equal_parts
 
 __all__ = ["simplify"]
 
@@ -52,8 +50,8 @@ def simplify(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
     for node in list(graph.nodes):
         if node.target in CLIPS:
             _move_before_pool(node)
-        elif node.target in (aten.adaptive_avg_pool2d.default, aten.mean.dim):
-            _average_in_two_steps(node)
+        elif node.target in AVERAGE_POOLS:
+            _average_in_steps(node)
     graph.lint()
     module.recompile()
     return module
@@ -99,21 +97,20 @@ def _make_padding_explicit(graph, node):
     node.target = CONV
 
 
-def _average_in_two_steps(node):
-    """The mean of a map larger than a kernel: that of means of equal parts, where its size has such a divisor."""
-    source = node.args[0]
-    whole = len(image_shape(source)) == 3 and math.prod(image_shape(node)[1:]) == 1
-    if not whole or max(image_shape(source)[1:]) <= MOST_TAPS or (node.target is aten.mean.dim and sorted(dim % 4 for dim in argument(node, "dim")) != [2, 3]):
+def _average_in_steps(node):
+    """Means of windows that are too large become those of their equal parts' means."""
+    if len(image_shape(node.args[0])) != 3 or (node.target is aten.mean.dim and sorted(dim % 4 for dim in argument(node, "dim")) != [2, 3]):
         return
-    batch, channels, *size = source.meta["val"].shape
-    window = [next((n for n in range(MOST_TAPS, 0, -1) if length % n == 0), 1) for length in size]
-    parts = [length // n for length, n in zip(size, window)]
-    if max(parts) > MOST_TAPS:
-        return
-    with node.graph.inserting_before(node):
-        parts = call(node.graph, aten.avg_pool2d.default, (source, window, window), like=source, shape=(batch, channels, *parts))
-    parts.meta |= {key: value for key, value in node.meta.items() if key != "val"}
-    node.replace_input_with(source, parts)
+    while axes := equal_parts(node):
+        window, kernel, stride = map(list, zip(*axes))
+        source = node.args[0]
+        batch, channels, *size = source.meta["val"].shape
+        with node.graph.inserting_before(node):
+            shape = (batch, channels, *(length // part for length, part in zip(size, window)))
+            means = call(node.graph, aten.avg_pool2d.default, (source, window, window), like=node, shape=shape)
+        node.replace_input_with(source, means)
+        if node.target is aten.avg_pool2d.default:
+            node.args, node.kwargs = (means, kernel, stride), {}
 
 
 def _move_before_pool(node):

@@ -22,9 +22,10 @@ _MOST_PLANES = 511
 @dataclass(frozen=True)
 class WeightOffsets:
     """Bytes from base WEIGHTS: a layer's parameters (None: they are computed), its table (None: it has none), and the weights of each array load by its first
-    output channel."""
+    output channel. `blocks`: whose parameters, among those there, each block of output channels has."""
 
     parameters: int | None
+    blocks: list[int]
     table: int | None
     weights: dict[int, int]
 
@@ -99,7 +100,7 @@ class Work:
         geometry, layer_parameters = plan.geometry, None
         kept = {}
         tiles_of_layer = sum(len(chunk.tiles) for chunk in plan.chunks)
-        parameter_words = geometry.blocks * geometry.block_parameters
+        parameter_words = (max(offsets.blocks) + 1) * geometry.block_parameters
         table = None
         if offsets.table is not None:
             table = Load(offsets.table, 1, uses=tiles_of_layer * sum(len(geometry.parts(block)) for block in range(geometry.blocks)))
@@ -135,16 +136,17 @@ class Work:
     def _parameter_pieces(self, geometry, offsets, image, tiles):
         """First output channel of an array load → its parameters' load and the first word in it."""
         unit, limit, tensor = geometry.block_parameters, self._config.parameter_words // 4, geometry.layer.parameters
-        words, step = geometry.blocks * unit, max(unit, limit // unit * unit)
+        words, step = (max(offsets.blocks) + 1) * unit, max(unit, limit // unit * unit)
+        places = {c: geometry.parameter_word(c) + (place - block) * unit for block, place in enumerate(offsets.blocks) for c in geometry.parts(block)}
         there = 2 * ceil(geometry.conv[0] / PLANE) if tensor else words
         begin = image * PARAMETER_BYTES * there if tensor else offsets.parameters
         result = {}
         for first_word in range(0, words, step):
             count = min(step, words - first_word)
-            firsts = [c for block in range(geometry.blocks) for c in geometry.parts(block) if first_word <= geometry.parameter_word(c) < first_word + count]
+            firsts = [c for c, word in places.items() if first_word <= word < first_word + count]
             load = Load(begin + PARAMETER_BYTES * first_word, count, uses=tiles * len(firsts), tensor=tensor, empty=max(first_word + count - there, 0))
             self.parameter_loads.append(load)
-            result |= {c: (load, geometry.parameter_word(c) - first_word) for c in firsts}
+            result |= {c: (load, places[c] - first_word) for c in firsts}
         return result
 
     def _weight_pieces(self, geometry, offset, cut):

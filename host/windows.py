@@ -1,12 +1,16 @@
-"""The windows of an average pooling. Where those at the border count fewer elements, the pooling falls into several, each of equal windows."""
+"""The windows of an average pooling. Where those at the border count fewer elements, the pooling falls into several, each of equal windows; where they are
+too large, into the means of parts and those of the parts' means."""
 
 from dataclasses import dataclass
+from math import gcd
 
 import torch
 
+from ..hw.network import MOST_TAPS
+from .geometry import MOST_STRIDE
 from .operations import argument, image_shape, operation, pair, refuse
 
-__all__ = ["Span", "Windows", "average_windows"]
+__all__ = ["Span", "Windows", "average_windows", "equal_parts"]
 
 #: Poolings of equal windows into which one is cut at most.
 _MOST_PARTS = 64
@@ -71,3 +75,19 @@ def _spans(windows):
         else:
             spans.append(Span(index, 1, start, end - start, 1))
     return tuple(spans)
+
+
+def equal_parts(node: torch.fx.Node) -> "list[tuple[int, int, int]]":
+    """For rows and columns: the length of parts next to each other whose means give those that an average pooling computes, and its windows' length and stride in
+    parts. Empty where windows are no larger than the engine's, or do not consist of equal parts."""
+    windows, size = average_windows(node), image_shape(node.args[0])[1:]
+    spans = (*windows.rows, *windows.columns)
+    if all(span.length <= MOST_TAPS and (span.count == 1 or span.step <= MOST_STRIDE) for span in spans):
+        return []
+    if len(spans) > 2 or windows.divisor or any(span.start for span in spans):
+        return []
+    common = [span.length if span.count == 1 else gcd(span.length, span.step) for span in spans]
+    parts = [next(n for n in range(MOST_STRIDE, 0, -1) if length % n == 0) for length in common]
+    if parts == [1, 1]:
+        return []
+    return [(part, span.length // part, (span.step if span.count > 1 else length) // part) for part, span, length in zip(parts, spans, size)]

@@ -1,4 +1,4 @@
-"""The dispatcher: tokens are neither lost nor doubled, instructions go out once and unchanged, fetched beats always find room."""
+"""The dispatcher: fetched beats always find room, each instruction goes to its unit once and unchanged, tokens are neither lost nor doubled."""
 
 import pytest
 from amaranth.hdl import Cat, Module, Signal
@@ -7,7 +7,8 @@ from amaranth.lib.wiring import In, Out
 from prove import Refuted, assume, mutated, prove
 
 from celosia.hw import dispatch
-from celosia.hw.isa import EDGES, INSTRUCTION_BITS, Header, Unit
+from celosia.hw.interfaces import BEAT_BITS
+from celosia.hw.isa import EDGES, INSTRUCTION_BITS, LENGTH_BITS, Header, Opcode, Unit, unit_of
 from celosia.hw.registers import ErrorCode
 
 #: What the counters hold in these proofs, in two bits; the hardware's have eight.
@@ -94,6 +95,84 @@ class Tokens(wiring.Component):
         return m
 
 
+class Decode(wiring.Component):
+    """The part of the dispatcher that decodes, between a program's beats, which come at will, and queues, which are emptied at will. Behind the headers one bit
+    stands for all: they pass unseen."""
+
+    def __init__(self, module):
+        self._beats = stream.Signature(BEAT_BITS).create()
+        self._queues = [module.Queue(INSTRUCTION_BITS, module.QUEUE_INSTRUCTIONS) for _ in Unit]
+        self._ending = Signal()
+        self._dispatcher = part(module, self._decode)
+        super().__init__({
+            "start": In(1), "length": In(LENGTH_BITS), "came": In(1), "header": In(Header), "rest": In(1), "take": In(len(Unit)),
+            "wrong": Out(1),       # a queue is given an instruction of another unit, a faulty or changed one, or one that has been handed out
+            "overflow": Out(1),    # a queue without room is given an instruction
+            "lost": Out(1),        # an instruction is followed by the next one before it has been handed out
+            "unfounded": Out(1),   # the program ends or fails without a reason
+            "miscounted": Out(1),  # `index` is not how many instructions have been handed out
+            "stuck": Out(1),       # with room, an instruction waits for a second cycle, as do END and an error; a beat waits for nothing
+        })
+
+    def _decode(self, dispatcher):
+        m = Module()
+        m.submodules += self._queues
+        dispatcher._decode(m, self._beats, self._queues, self._ending)
+        return m
+
+    def elaborate(self, _platform):
+        m = Module()
+        m.submodules.dispatcher = dispatcher = self._dispatcher
+        beats, queues = self._beats, self._queues
+        running, length, count = Signal(), Signal(LENGTH_BITS), Signal(LENGTH_BITS)
+        m.d.comb += [
+            dispatcher.start.eq(self.start), dispatcher.length.eq(length), assume(~(self.start & running)),
+            beats.valid.eq(self.came), beats.payload.eq(Cat(self.header, self.rest)), assume(~self.came | running & (count != length)),
+            Cat(queue.o.ready for queue in queues).eq(self.take),
+        ]
+        with m.If(self.start):
+            m.d.sync += [running.eq(1), length.eq(self.length)]
+
+        first, have_first = Signal(BEAT_BITS), Signal()
+        instruction, present = Signal(INSTRUCTION_BITS), Signal()  # the last that came; it has not been handed out
+        header = Header(instruction[: Header.as_shape().size])
+        unit, end, failure = Signal(len(Unit)), Signal(), Signal(ErrorCode)  # what it is: one's instruction, END, or faulty
+        with m.If(present), m.Switch(header.opcode):
+            for opcode in Opcode:
+                its = unit_of(opcode)
+                bad = [header.wait[other] for other in Unit if (other, its) not in EDGES] + [header.post[other] for other in Unit if (its, other) not in EDGES]
+                with m.Case(opcode):
+                    with m.If(Cat(bad).any()):
+                        m.d.comb += failure.eq(ErrorCode.EDGE)
+                    with m.Else():
+                        m.d.comb += end.eq(1) if its is None else unit[its].eq(1)
+            with m.Default():
+                m.d.comb += failure.eq(ErrorCode.OPCODE)
+        with m.Elif(running & (count == length)):
+            m.d.comb += failure.eq(ErrorCode.NO_END)
+
+        given, room = (Cat(getattr(queue.i, name) for queue in queues) for name in ("valid", "ready"))
+        came, over = beats.valid & beats.ready, end | (failure != ErrorCode.NONE)
+        with m.If(given.any()):
+            m.d.sync += [present.eq(0), count.eq(count + 1)]
+        with m.If(came & ~over):
+            m.d.sync += [have_first.eq(~have_first), first.eq(beats.payload)]
+            with m.If(have_first):
+                m.d.sync += [instruction.eq(Cat(first, beats.payload)), present.eq(1)]
+        pending, was_pending = Signal(), Signal()
+        m.d.comb += pending.eq((unit & room).any() & ~given.any() | end & ~self._ending | (failure != dispatcher.error))
+        m.d.sync += was_pending.eq(pending)
+        m.d.comb += [
+            self.wrong.eq((given & ~unit).any() | Cat(queue.i.valid & (queue.i.payload != instruction) for queue in queues).any()),
+            self.overflow.eq((given & ~room).any()),
+            self.lost.eq(came & have_first & ~over & present),
+            self.unfounded.eq(self._ending & ~end | (dispatcher.error != ErrorCode.NONE) & (dispatcher.error != failure)),
+            self.miscounted.eq(~end & (dispatcher.index != count)),
+            self.stuck.eq(pending & was_pending | self.came & ~beats.ready & ~present),
+        ]
+        return m
+
+
 class Fetch(wiring.Component):
     """The part of the dispatcher that fetches, runs of two instructions, from a memory that answers when it likes, but only what it was asked for."""
 
@@ -141,7 +220,8 @@ class Fetch(wiring.Component):
         return m
 
 
-SMALL = (("FETCH_INSTRUCTIONS = 16", "FETCH_INSTRUCTIONS = 2"), ("FETCH_RUNS = 4", "FETCH_RUNS = 2"), ('Signal(8, name=f"tokens_', 'Signal(2, name=f"tokens_'))
+SMALL = (("FETCH_INSTRUCTIONS = 16", "FETCH_INSTRUCTIONS = 2"), ("FETCH_RUNS = 4", "FETCH_RUNS = 2"), ("QUEUE_INSTRUCTIONS = 16", "QUEUE_INSTRUCTIONS = 2"),
+         ('Signal(8, name=f"tokens_', 'Signal(2, name=f"tokens_'))
 
 
 def small(module=dispatch):
@@ -166,6 +246,30 @@ def test_tokens():
 def test_faults_in_tokens_show(old, new, fault):
     with pytest.raises(Refuted, match=fault):
         prove(Tokens(small(mutated(dispatch, old, new))))
+
+
+@pytest.mark.parametrize("module", [small(), pytest.param(dispatch, marks=pytest.mark.formal)], ids=["small", "whole"])
+def test_decode(module):
+    prove(Decode(module))
+
+
+@pytest.mark.parametrize(("old", "new", "fault"), [
+    ("offered.eq(1 << unit)", "offered.eq(1 << (unit ^ 1))", "wrong"),
+    ("Cat(first, beats.payload)", "Cat(beats.payload, first)", "wrong"),
+    ("(header.wait & ~wait).any() | ", "", "wrong"),
+    ("beats.ready & ~ending", "beats.ready", "wrong|unfounded"),
+    ("[offered.eq(0), end.eq(0), ", "[end.eq(0), ", "wrong|overflow"),
+    ("i.valid.eq(offered[unit] & room[unit])", "i.valid.eq(offered[unit])", "overflow"),
+    ("m.d.sync += room.eq(", "late = Signal.like(room)\n        m.d.sync += room.eq(late)\n        m.d.sync += late.eq(", "overflow"),
+    ("(offered & room).any() | end", "offered.any() | end", "lost|stuck|miscounted"),
+    ("~have_first | ~valid", "1", "lost|miscounted"),
+    ("fault.eq(ErrorCode.OPCODE)", "end.eq(1)", "unfounded|miscounted"),
+    ("self.error.eq(fault)", "self.error.eq(ErrorCode.OPCODE)", "unfounded"),
+    ("self.index == self.length", "0", "stuck"),
+])
+def test_faults_in_decode_show(old, new, fault):
+    with pytest.raises(Refuted, match=fault):
+        prove(Decode(small(mutated(dispatch, old, new))))
 
 
 def test_fetch():

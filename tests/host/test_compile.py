@@ -9,6 +9,7 @@ from on_machine import run_on_machine
 
 from celosia.host.compile import compile, plan_network
 from celosia.host.errors import CompileError
+from celosia.host.pack import pack_weights
 from celosia.hw import isa
 from celosia.hw.config import CONFIGS, AcceleratorConfig, get_config
 from celosia.hw.control import EngineControl
@@ -235,6 +236,32 @@ def test_average_pooling_loads_its_weights_once(config):
     loads = 2 * max(program.config.inputs // program.config.outputs, 1)  # of one channel word, and of the last, whose channels are fewer
     assert program.code_offset <= 64 // 4 * 32 + loads * 49 * program.config.macs + 512
     np.testing.assert_array_equal(run_on_machine(program, [codes], 3)[0], execute(network, [codes])[0])
+
+
+@pytest.mark.parametrize("config", ["tiny", "ulx3s-85f"])
+def test_blocks_of_channels_share_equal_parameters(config):
+    """Those of 100 channels' sums, of which the last four stand alone, in one load."""
+    rng = np.random.default_rng(4)
+    layer = random_layer(rng, "a", "x", (100, 3, 3), 100, (3, 3), op="avg_pool", groups=100)
+    layer = replace(layer, **{name: np.full_like(value, value[0]) for name, value in (("bias", layer.bias), ("multiplier", layer.multiplier), ("shift", layer.shift))})
+    network = network_of([layer], (100, 3, 3), rng)
+    program, codes = compile(network, config), random_codes(network, 1, 2)
+    loads = [fields for opcode, fields in map(isa.decode, program.words()) if opcode == Opcode.LOAD_WEIGHTS and fields["target"] == isa.Target.PARAMETERS]
+    block = plan_network(network, program.config, 1)[0].geometry.block
+    assert [load["beats"] for load in loads] == [2 * block]
+    for order in (0, 3):
+        np.testing.assert_array_equal(run_on_machine(program, [codes], order)[0], execute(network, [codes])[0])
+
+
+@pytest.mark.parametrize("config", ["tiny", "ulx3s-25f", "ulx3s-85f"])
+@pytest.mark.parametrize("kind", [random_network, random_parts, random_phases, random_scaled])
+def test_equal_weights_count_once(config, kind):
+    """Zeros may count more often."""
+    for seed in range(8):
+        for geometry in (plan.geometry for plan in plan_network(kind(seed), get_config(config), 1)):
+            packed = [pack_weights(geometry, first) for block in range(geometry.blocks) for first in geometry.parts(block)]
+            different = {weights.tobytes() for weights in packed if weights.any()}
+            assert 0 <= geometry.weight_bytes - sum(map(len, different)) <= sum(weights.size for weights in packed if not weights.any())
 
 
 def test_loads_do_not_run_ahead_beyond_what_a_token_counter_holds():
