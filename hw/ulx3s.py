@@ -11,9 +11,9 @@ from .chip import Chip
 from .config import AcceleratorConfig
 from .pll import Pll, PllClock
 from .primitives import EcpPrimitives
-from .sdram import CAS_LATENCY, PARTS
+from .sdram import CAS_LATENCY, PARTS, SdramTiming
 
-__all__ = ["INPUT_MHZ", "PLATFORMS", "Ulx3s"]
+__all__ = ["INPUT_MHZ", "PLATFORMS", "Ulx3s", "memory_timing"]
 
 #: The board's oscillator.
 INPUT_MHZ = 25.0
@@ -30,21 +30,20 @@ def _platform(size):
 PLATFORMS = {f"ulx3s-{size.lower()}": _platform(size) for size in ("12F", "25F", "45F", "85F")}
 
 
+def memory_timing(config: AcceleratorConfig) -> SdramTiming:
+    """The board's memory, as large as `config` needs it, behind a register in the pads, there and back."""
+    return replace(PARTS["ulx3s-64m" if config.memory_bytes > 32 << 20 else "ulx3s-32m"], clock_phase=_PHASE, capture_latency=CAS_LATENCY + 2)
+
+
 class Ulx3s(Elaboratable):
     """A board's top level. The engine's clock, of `engine_mhz`, has a PLL of its own, which is independent of the memory's."""
 
     def __init__(self, config: AcceleratorConfig, engine_mhz: float, build: int = 0):
-        part = PARTS["ulx3s-64m" if config.memory_bytes > 32 << 20 else "ulx3s-32m"]
-        self._timing = replace(part, clock_phase=_PHASE, capture_latency=CAS_LATENCY + 2)  # registers in the pads, there and back
-        memory = PllClock(self._timing.clock_mhz)
+        timing = memory_timing(config)
+        memory = PllClock(timing.clock_mhz)
         self._memory_pll = Pll(INPUT_MHZ, PllClock(memory.mhz, _PHASE), memory, PllClock(_LINE_MHZ))
         self._engine_pll = Pll(INPUT_MHZ, PllClock(engine_mhz))
-        self._chip = Chip(config, self._timing, line_hz=_LINE_MHZ * 1e6, phase_steps=self._memory_pll.phase_steps, build=build)
-
-    @property
-    def timing(self):
-        """Of the memory, as the controller was made."""
-        return self._timing
+        self._chip = Chip(config, timing, line_hz=_LINE_MHZ * 1e6, phase_steps=self._memory_pll.phase_steps, build=build)
 
     def elaborate(self, platform):
         m = Module()

