@@ -1,8 +1,8 @@
 """A netlist on the ECP5: Yosys, a floorplan, nextpnr with several seeds, a bitstream.
 
 Placements tell where block RAMs and multipliers go (`floorplan`); each makes the next one's wires shorter. Everything lies in a folder named by the design, the tools
-and their options, and what is there is not made again. $YOSYS, $NEXTPNR_ECP5 and $ECPPACK name tools to use instead of the packaged ones, as they do for Amaranth; native
-ones are faster.
+and their options, and what is there is not made again. $YOSYS, $NEXTPNR_ECP5 and $ECPPACK name tools to use instead of the packaged ones, as they do for
+Amaranth; native ones are faster.
 """
 
 import hashlib

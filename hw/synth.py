@@ -53,7 +53,8 @@ def synthesize(board: str, config: AcceleratorConfig, seeds: "Sequence[int]", ou
     return {
         "board": board, "config": config.name, "part": PLATFORMS[board].device, "netlist": build.netlist, "tools": build.tools, **build.commands,
         "build": f"{identity:08x}", "macs": config.macs, **used(reports[0]),
-        "seed": kept["seed"], "engine_mhz": round(engine_mhz, 3), "memory_mhz": round(memory_mhz, 3), "bitstream": str(output), "bitstream_sha256": hashlib.sha256(bitstream.read_bytes()).hexdigest(), "runs": runs,
+        "seed": kept["seed"], "engine_mhz": round(engine_mhz, 3), "memory_mhz": round(memory_mhz, 3),
+        "bitstream": str(output), "bitstream_sha256": hashlib.sha256(bitstream.read_bytes()).hexdigest(), "runs": runs,
     }
 
 
