@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -35,7 +36,7 @@ def examine() -> "list[dict]":
     """A row per tool: name, purpose, version or None, where it is, and the remedy if it is missing."""
     rows = [_row("python", "everything", platform.python_version(), sys.executable)]
     rows += [_package(*item) for item in _PACKAGES]
-    rows.append(_compiler())
+    rows += [_compiler(), _loader()]
     for name in data.names():
         found = data.available(name)
         rows.append(_row(f"data {name}", "training and evaluation", "found" if found else None, None, data.missing(name)))
@@ -52,6 +53,11 @@ def _compiler():
     except BuildError as error:
         return _row("C++ compiler", "device rtl", None, remedy=str(error))
     return _row("C++ compiler", "device rtl", "found", command)
+
+
+def _loader():
+    found = os.environ.get("OPENFPGALOADER") or shutil.which("openFPGALoader")
+    return _row("openFPGALoader", "celosia flash", found and "found", found, "apt install openfpgaloader, or trabucayre.github.io/openFPGALoader")
 
 
 def _row(name, purpose, version, path=None, remedy=None):
