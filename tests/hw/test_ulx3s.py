@@ -22,7 +22,7 @@ from celosia.hw.chip import LED_ERROR
 from celosia.hw.config import get_config
 from celosia.hw.program import Program
 from celosia.hw.ulx3s import PLATFORMS, Ulx3s, memory_timing
-from celosia.sim.golden import GoldenDevice
+from celosia.sim.golden import GoldenDevice, quantize
 from celosia.sim.verilate import fast_verilog
 
 FOLDER = Path(__file__).parent
@@ -145,12 +145,25 @@ def board():
     return make
 
 
+def run(board, folder, program, codes, delay_ns, **options):
+    program.save(folder / "network.celp")
+    np.save(folder / "codes.npy", codes)
+    files = {"program": str(folder / "network.celp"), "codes": str(folder / "codes.npy")}
+    run_cocotb(board(program.config.name), __file__, "runs", {"config": program.config.name, "delay_ns": delay_ns} | files, **options)
+
+
 @pytest.mark.parametrize("delay_ns", [2.0, 4.5])
 def test_network_through_the_pins(board, tmp_path, delay_ns):
     network = random_network(3, most_layers=2, largest=6)
-    program = compile(network, "tiny", 1)
-    program.save(tmp_path / "network.celp")
-    np.save(tmp_path / "codes.npy", random_codes(network, 1, 1))
-    run_cocotb(board("tiny"), __file__, "runs", {
-        "config": "tiny", "delay_ns": delay_ns, "program": str(tmp_path / "network.celp"), "codes": str(tmp_path / "codes.npy"),
-    })
+    run(board, tmp_path, compile(network, "tiny", 1), random_codes(network, 1, 1), delay_ns)
+
+
+@pytest.mark.long
+def test_trained_network_through_the_pins(board, tmp_path):
+    """Half a second of the line's time."""
+    from celosia.host.source import load_program  # not in the simulator as well
+    from celosia.models import zoo
+
+    program, [image, *_] = load_program("fashion-resnet", "tiny", 1), zoo.get("fashion-resnet").sample_images()[0]
+    codes = quantize(image[None], program.network.tensors[program.network.inputs[0]])
+    run(board, tmp_path, program, codes, 3.0, timeout_seconds=4 * 3600)
