@@ -25,6 +25,7 @@ BOARDS = {
     for board in (
         Board(name="ulx3s-25f", part="LFE5U-25F", multipliers=28, block_rams=56, memory="16-bit SDR SDRAM", memory_bytes=32 << 20, link="FT231X UART, 3 Mbaud"),
         Board(name="ulx3s-85f", part="LFE5U-85F", multipliers=156, block_rams=208, memory="16-bit SDR SDRAM", memory_bytes=32 << 20, link="FT231X UART, 3 Mbaud"),
+        Board(name="icebreaker", part="iCE40UP5K", multipliers=8, block_rams=30, memory="single-port RAM", memory_bytes=128 << 10, link="FT2232H UART, 3 Mbaud"),
     )
 }
 

@@ -8,7 +8,7 @@ from amaranth.lib import data, enum
 
 from .isa import Unit
 
-__all__ = ["MAGIC", "VERSION", "WRITABLE", "Command", "ErrorCode", "Register", "Snapshot", "Status"]
+__all__ = ["COUNTERS", "IN_ORDER_COUNTERS", "MAGIC", "VERSION", "WRITABLE", "Command", "ErrorCode", "Register", "Snapshot", "Status"]
 
 #: What `Register.MAGIC` reads: the bytes "CELO".
 MAGIC = int.from_bytes(b"CELO", "little")
@@ -52,6 +52,9 @@ class Register(enum.IntEnum, shape=12):
 
 #: Registers that can be written while no program runs; COMMAND can always be.
 WRITABLE = (Register.WATCHDOG, Register.PROGRAM, Register.INSTRUCTIONS, Register.BASE_WEIGHTS, Register.BASE_MAPS, Register.BASE_INPUT, Register.BASE_OUTPUT)
+#: Counters of a program, and those of them that the in-order engine has.
+COUNTERS = tuple(register for register in Register if Register.CYCLES <= register != Register.SNAPSHOT)
+IN_ORDER_COUNTERS = (Register.CYCLES, Register.ACTIVE, *(Register[f"RETIRED_{unit.name}"] for unit in Unit))
 
 
 class Command(data.Struct):
