@@ -38,6 +38,8 @@ BOARDS = {
         _ulx3s(25, 28, 56),
         _ulx3s(45, 72, 108),
         _ulx3s(85, 156, 208),
+        Board(name="icebreaker", part="iCE40UP5K", multipliers=8, block_rams=30, memory="single-port RAM", memory_bytes=128 << 10, link="FT2232H UART, 3 Mbaud",
+              config="up5k", loader="ice40_generic"),
     )
 }
 

@@ -62,7 +62,7 @@ def boards(as_json: Json = False) -> None:
         return emit({"configs": rows})
     cells = [
         (row["config"], row["part"] or "simulated", row["array"], row["macs_per_cycle"], row["multipliers"],
-         f"{row['map_bytes'] + row['weight_bytes'] >> 10} KiB", f"{row['memory_bytes'] >> 20} MiB {row['memory']}", f"{row['clock_mhz']:g} MHz", row["link"] or "")
+         _binary(row["map_bytes"] + row["weight_bytes"]), f"{_binary(row['memory_bytes'])} {row['memory']}", f"{row['clock_mhz']:g} MHz", row["link"] or "")
         for row in rows
     ]
     return table(("config", "part", "array", "MAC/cycle", "multipliers", "buffers", "memory", "clock", "link"), cells)
@@ -469,6 +469,10 @@ def _write(item, path):
         item.save(path)
     except OSError as error:
         raise CelosiaError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _binary(size):
+    return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
 
 
 def _by(shape):

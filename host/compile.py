@@ -20,6 +20,8 @@ __all__ = ["compile", "plan_network"]
 
 def plan_network(network: Network, config: AcceleratorConfig, batch: int) -> list[Plan]:
     """The plan of each layer. Raises CompileError naming the layer that fits no plan."""
+    if config.in_order:
+        _check_operations(network, config)
     uses = [network.part(name).tensor for name in [*(name for layer in network.layers for name in layer.reads), *network.outputs]]
     return [plan_layer(config, network, layer, batch, layer.input in network.inputs and uses.count(layer.input) == 1) for layer in network.layers]
 
@@ -49,6 +51,17 @@ def compile(network: "Network", config: "str | AcceleratorConfig" = "ulx3s-85f",
     return Program(config=config, batch=batch, network=network, image=image, code_offset=len(data), instructions=len(words), sizes=sizes,
                    inputs=[memory.placements[name] for name in network.inputs], outputs=[memory.placements[name] for name in network.outputs],
                    stores=emitter.stores, estimates=estimates)
+
+
+def _check_operations(network, config):
+    """Raises CompileError naming the layer that needs what an in-order engine leaves out."""
+    for layer in network.layers:
+        for needed, what in (
+            (layer.residual, "adds a second map"), (layer.lookup, "is or ends in a function looked up in a table"), (layer.parameters, "scales a map by another"),
+            (layer.negative is not None, "has a slope for negative values"),
+        ):
+            if needed:
+                raise CompileError(f"layer {layer.name}: {what}, for which config {config.name!r} has no hardware; use another config or keep it on the host")
 
 
 def _image(plans):

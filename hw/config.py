@@ -7,11 +7,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from .checks import checker
+from .parameters import PARAMETER_BYTES
 
-__all__ = ["PLANE", "CONFIGS", "AcceleratorConfig", "ConfigError", "get_config"]
+__all__ = ["PLANE", "CONFIGS", "SMALL_MEMORY", "AcceleratorConfig", "ConfigError", "get_config"]
 
 #: Channels of a map's plane in memory: a pixel of a plane is one 64-bit bus beat.
 PLANE = 8
+
+#: Bytes of the memory of an engine that is `in_order`: four single-port RAMs of an iCE40 UP5K.
+SMALL_MEMORY = 128 << 10
 
 
 class ConfigError(ValueError):
@@ -56,6 +60,9 @@ class AcceleratorConfig:
     memory_bytes: int = 32 << 20
     #: Engine clock the figures are stated for.
     clock_mhz: float = 100.0
+    #: The small engine of `hw/inorder.py` instead: instructions one after the other, buffers and external memory in the same 128 KiB, and neither residuals nor
+    #: multipliers of negative sums nor tables.
+    in_order: bool = False
 
     def __post_init__(self):
         check = checker(self, f"config {self.name!r}", ConfigError)
@@ -70,7 +77,13 @@ class AcceleratorConfig:
               "a power of two in 16·outputs…4096")
         check("parameter_words", _power_of_two(self.parameter_words) and 16 <= self.parameter_words <= 512, "a power of two in 16…512")
         check("max_burst", self.max_burst in (16, 32, 64), "16, 32 or 64")
-        check("memory_bytes", _power_of_two(self.memory_bytes) and 1 << 16 <= self.memory_bytes <= 1 << 27, "a power of two in 64 KiB…128 MiB")
+        if self.in_order:
+            for name, value in (("outputs", 2), ("inputs", 8), ("drain_lanes", 2), ("drain_multipliers", False)):
+                check(name, getattr(self, name) == value, f"{value} if in_order")
+            most = SMALL_MEMORY - self.buffer_bytes
+            check("memory_bytes", 4096 <= self.memory_bytes <= most and self.memory_bytes % 4096 == 0, f"a multiple of 4096 in 4096…{most & -4096} if in_order")
+        else:
+            check("memory_bytes", _power_of_two(self.memory_bytes) and 1 << 16 <= self.memory_bytes <= 1 << 27, "a power of two in 64 KiB…128 MiB")
         check("clock_mhz", 1 <= self.clock_mhz <= 1000, "in 1…1000")
 
     @property
@@ -84,19 +97,26 @@ class AcceleratorConfig:
         return self.macs // 2 + (3 * self.drain_lanes if self.drain_multipliers else 0)
 
     @property
+    def buffer_bytes(self) -> int:
+        """Bytes of scratchpad, weight, parameter and staging buffers."""
+        return self.inputs * (self.map_words + self.weight_words) + PARAMETER_BYTES * self.parameter_words + 2 * PLANE * self.stage_pixels
+
+    @property
     def block_words(self) -> int:
         """Weight words of one array load, `outputs` × `inputs` weights."""
         return self.outputs
 
     @property
     def min_pixels(self) -> int:
-        """Pixels of a tile at least: the next weights load meanwhile, and a sum is back in its bank before it is read again."""
-        return 16
+        """Pixels of a tile at least: the next weights load meanwhile, and a sum is back in its bank before it is read again. In order, nothing happens meanwhile."""
+        return 1 if self.in_order else 16
 
     @property
     def hash(self) -> int:
         """32 bits that identify the hardware; the host compares them with the device's identity register."""
         shape = {k: v for k, v in asdict(self).items() if k not in ("name", "board", "clock_mhz", "memory_bytes")}
+        if not self.in_order:  # so that engines made before there was this field keep their hash
+            del shape["in_order"]
         return int.from_bytes(hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).digest()[:4], "little")
 
     def to_json(self) -> dict:
@@ -125,6 +145,8 @@ CONFIGS = {
                           tile_pixels=256, stage_pixels=512),
         AcceleratorConfig(name="ulx3s-85f"),
         AcceleratorConfig(name="ulx3s-85f-64m", memory_bytes=64 << 20),
+        AcceleratorConfig(name="up5k", board="icebreaker", in_order=True, outputs=2, inputs=8, drain_lanes=2, drain_multipliers=False, map_words=2560,
+                          weight_words=512, tile_pixels=128, stage_pixels=256, parameter_words=128, memory_bytes=96 << 10, clock_mhz=24.0),
     )
 }
 

@@ -9,7 +9,9 @@ from amaranth.lib import data, enum
 from .config import AcceleratorConfig
 from .isa import LENGTH_BITS, Unit
 
-__all__ = ["MAGIC", "MEANINGS", "VERSION", "WRITABLE", "Access", "Command", "ErrorCode", "Register", "Snapshot", "Status", "identity"]
+__all__ = [
+    "COUNTERS", "IN_ORDER_COUNTERS", "MAGIC", "MEANINGS", "VERSION", "WRITABLE", "Access", "Command", "ErrorCode", "Register", "Snapshot", "Status", "identity",
+]
 
 #: What `Register.MAGIC` reads: the bytes "CELO".
 MAGIC = int.from_bytes(b"CELO", "little")
@@ -129,6 +131,9 @@ class Register(enum.IntEnum):
 
 #: Registers that can be written while no program runs.
 WRITABLE = tuple(register for register in Register if register.access is Access.READ_WRITE)
+#: Counters of a program, and those of them that the in-order engine has.
+COUNTERS = tuple(register for register in Register if Register.CYCLES <= register != Register.SNAPSHOT)
+IN_ORDER_COUNTERS = (Register.CYCLES, Register.ACTIVE, *(Register[f"RETIRED_{unit.name}"] for unit in Unit))
 
 
 def identity(config: AcceleratorConfig, build: int = 0) -> dict[Register, int]:

@@ -13,6 +13,7 @@ from .device import DeviceError, RunResult
 from .dispatch_timing import DispatchTiming
 from .dma_timing import ReadTiming, WriteTiming
 from .golden import GoldenDevice
+from .inorder_timing import InOrderTiming
 from .memory_timing import MemoryTiming
 from .unit_timing import ComputeTiming, DrainTiming, LoadTiming, StoreTiming
 
@@ -25,7 +26,7 @@ _END = 4
 
 
 class CycleDevice:
-    """Runs programs for `config` with golden's arithmetic and the time of `rtl` with its memory model `sdram`."""
+    """Runs programs for `config` with golden's arithmetic and the time of `rtl`, with its memory model `sdram` where memory is not the engine's own."""
 
     name = "cycle"
 
@@ -38,7 +39,7 @@ class CycleDevice:
         """Run a program on int8 codes (N, C, H, W). Raises ProgramError or DeviceError as `rtl` does."""
         outputs = self._golden.run_program(program, inputs).outputs
         if self._timed is None or self._timed[0] is not program:  # time does not depend on data
-            self._timed = program, _Run(program)
+            self._timed = program, InOrderTiming(program, _instructions(program)) if self.config.in_order else _Run(program)
         run = self._timed[1]
         return RunResult(outputs=outputs, cycles=run.cycles, layers=list(run.layers), counters=dict(run.counters))
 

@@ -7,14 +7,13 @@ import numpy as np
 from ..hw.config import AcceleratorConfig
 from ..hw.isa import Base, Unit, decode, unit_of
 from ..hw.program import Program, pack_map
-from ..hw.registers import MAGIC, VERSION, Command, ErrorCode, Register, Status
+from ..hw.registers import COUNTERS, IN_ORDER_COUNTERS, MAGIC, VERSION, Command, ErrorCode, Register, Status
 from .device import DeviceError, RunResult, check_inputs
 
 __all__ = ["WATCHDOG_CYCLES", "Driver", "Stopped"]
 
 #: Cycles without a retired instruction after which the engine gives up; the longest tile takes fewer.
 WATCHDOG_CYCLES = 1 << 22
-_COUNTERS = [register for register in Register if Register.CYCLES <= register <= Register.RETIRED_STORE and register != Register.SNAPSHOT]
 _BASES = {Base.WEIGHTS: Register.BASE_WEIGHTS, Base.MAPS: Register.BASE_MAPS, Base.INPUT: Register.BASE_INPUT, Base.OUTPUT: Register.BASE_OUTPUT}
 
 
@@ -114,7 +113,7 @@ class Driver:
         """The stamps of a run's marks, and its counters."""
         try:
             stamps = self._execute(program, bases, marks)
-            return stamps, {register.name.lower(): self._read(register) for register in _COUNTERS}
+            return stamps, {register.name.lower(): self._read(register) for register in (IN_ORDER_COUNTERS if self.config.in_order else COUNTERS)}
         except BaseException as error:
             self._recover(error)
             raise

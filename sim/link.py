@@ -31,13 +31,13 @@ class Board(Protocol):
 
 
 class FrameServer:
-    """Answers the frames of one host after the other. `done` counts the requests it has done."""
+    """Answers the frames of one host after the other, whose window is `window`. `done` counts the requests it has done."""
 
-    def __init__(self, board: Board):
-        self._board, self._deframer = board, Deframer()
+    def __init__(self, board: Board, window: int = WINDOW):
+        self._board, self._deframer, self._window = board, Deframer(), window
         self._session = self._expected = self.done = 0
         # The answers to the last requests: (kind, count, value, data). At first there is none to be asked for.
-        self._answers = deque([(Kind.INVALID, 0, 0, b"")] * WINDOW, WINDOW)
+        self._answers = deque([(Kind.INVALID, 0, 0, b"")] * window, window)
 
     def feed(self, data: bytes) -> bytes:
         """What the device answers to bytes from the host."""
@@ -52,7 +52,7 @@ class FrameServer:
                 kind = Kind.DONE if session and session == self._session else Kind.FOREIGN
             else:
                 kind, self._session = Kind.DONE, session
-            opened = Opened.const({"expected": self._expected, "window": WINDOW, "version": VERSION}).as_bits()
+            opened = Opened.const({"expected": self._expected, "window": self._window, "version": VERSION}).as_bits()
             return Message(session=self._session, sequence=request.sequence, kind=kind, value=opened if kind == Kind.DONE else 0)
         if session != self._session:
             return Message(session=self._session, sequence=request.sequence, kind=Kind.FOREIGN)
@@ -62,7 +62,7 @@ class FrameServer:
             self._expected = (self._expected + 1) % (1 << 16)
             self.done += 1
             behind = 1
-        if behind > WINDOW:
+        if behind > self._window:
             return Message(session=session, sequence=request.sequence, kind=Kind.SKIPPED, value=self._expected)
         kind, count, value, data = self._answers[-behind]
         return Message(session=session, sequence=request.sequence, kind=kind, count=count, value=value, data=data)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..hw.atomic import write_atomically
-from ..hw.config import AcceleratorConfig
+from ..hw.config import SMALL_MEMORY, AcceleratorConfig
 from ..hw.isa import Unit
 from ..hw.program import Program
 from ..hw.registers import Command, Register
@@ -30,7 +30,7 @@ __all__ = ["BEAT_WRITTEN", "BUS_VIOLATION", "CONTROL_STUCK", "ENDED", "MEMORIES"
 BEAT_WRITTEN = len(Unit)
 #: Memory models of `sdram.hpp`: name → (kind, of 256 the probability of a pause).
 MEMORIES = {"ideal": (0, 0), "sdram": (1, 0), "ideal-pauses": (0, 96), "sdram-pauses": (1, 96), "erratic": (2, 96)}
-_MARK = np.dtype([("event", np.uint32), ("count", np.uint32)])  # as in rtl.cpp
+_MARK = np.dtype([("event", np.uint32), ("count", np.uint32)])  # as in board.hpp
 #: What :meth:`RtlBoard.run` returns beside 0, for a program that goes on.
 ENDED, CONTROL_STUCK, BUS_VIOLATION = 1, 2, 3
 _SECONDS_A_CALL = 0.2
@@ -49,7 +49,7 @@ _SOURCES = hashlib.sha256(repr(_sources()).encode()).hexdigest()
 
 def build(config: AcceleratorConfig, *, trace: bool = False, power_up: bool = True) -> Path:
     """The shared library of a configuration, from the cache if it is there. Raises :exc:`BuildError`."""
-    return _build(_verilog(config, power_up), trace, power_up)
+    return _build(config, _verilog(config, power_up), trace, power_up)
 
 
 def _verilog(config, power_up):
@@ -62,8 +62,10 @@ def _verilog(config, power_up):
     if not path.exists():
         from ..hw.accelerator import Accelerator
         from ..hw.build import to_rtlil
+        from ..hw.inorder import InOrderEngine
 
-        verilog = fast_verilog(to_rtlil(Accelerator(config)), power_up=power_up)
+        engine = InOrderEngine(config) if config.in_order else Accelerator(config)
+        verilog = fast_verilog(to_rtlil(engine), power_up=power_up)
         if hashlib.sha256(repr(_sources()).encode()).hexdigest() != _SOURCES:
             return verilog
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,10 +73,11 @@ def _verilog(config, power_up):
     return path.read_text()
 
 
-def _build(verilog, trace, power_up):
+def _build(config, verilog, trace, power_up):
     folder = Path(__file__).parent
+    sources = [folder / name for name in (("inorder.cpp", "board.hpp") if config.in_order else ("rtl.cpp", "board.hpp", "sdram.hpp"))]
     options = (*(["--trace-vcd"] if trace else []), *([] if power_up else ["--x-assign", "unique", "--x-initial", "unique"]))
-    return verilate(verilog, sources=[folder / "rtl.cpp", folder / "sdram.hpp"], shared=True, options=options, runtime=("verilated_vcd_c.cpp",) if trace else ())
+    return verilate(verilog, sources=sources, shared=True, options=options, runtime=("verilated_vcd_c.cpp",) if trace else ())
 
 
 class RtlBoard:
@@ -87,13 +90,14 @@ class RtlBoard:
         if memory not in MEMORIES:
             raise DeviceError(f"memory must be one of {', '.join(MEMORIES)}, not {memory!r}")
         try:
-            path = _build(verilog, trace, power_up) if verilog else build(config, trace=trace, power_up=power_up)
+            path = _build(config, verilog, trace, power_up) if verilog else build(config, trace=trace, power_up=power_up)
         except (RuntimeError, OSError) as error:
             raise DeviceError(f"the RTL of config {config.name} could not be built: {error}") from error
         self._library = _load(path)
         # Random, so that nobody relies on zeros.
-        self.memory = np.random.default_rng(seed).integers(0, 256, config.memory_bytes, np.uint8)
-        self._board = self._library.board_open(self.memory.ctypes.data, self.memory.nbytes, *MEMORIES[memory], seed)
+        everything = np.random.default_rng(seed).integers(0, 256, SMALL_MEMORY if config.in_order else config.memory_bytes, np.uint8)
+        self.memory = everything[: config.memory_bytes]
+        self._board = self._library.board_open(everything.ctypes.data, everything.nbytes, *MEMORIES[memory], seed)
         self._marks = self._stamps = None
 
     @property

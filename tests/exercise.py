@@ -125,7 +125,7 @@ class Exerciser:
                     image, channel, y, x = np.argwhere(got != want)[0].tolist()
                     raise AssertionError(f"{device.name} of {self.config.name}: {name}, image {image}, channel {channel}, pixel ({y}, {x}) is "
                                          f"{got[image, channel, y, x]}, not {want[image, channel, y, x]}; {(got != want).sum()} of {got.size} codes differ")
-        if case.memory == "sdram" and (modelled := self._cycle.run_program(program, codes)).layers != result.layers:
+        if (case.memory == "sdram" or self.config.in_order) and (modelled := self._cycle.run_program(program, codes)).layers != result.layers:
             raise AssertionError(f"cycle of {self.config.name}: the layers take {modelled.layers} cycles, not {result.layers}")
         self.account.cycles += result.cycles  # the RTL's, which comes last
         self.account.add(program, plan_network(network, self.config, case.batch))

@@ -11,8 +11,8 @@ BASE = CONFIGS["ulx3s-85f"]
 
 def test_named_configurations():
     assert {name: config.macs // 2 for name, config in CONFIGS.items()} == {
-        "tiny": 8, "ulx3s-25f": 16, "ulx3s-45f": 64, "ulx3s-85f": 128, "ulx3s-85f-64m": 128}
-    assert [CONFIGS[name].multipliers for name in ("ulx3s-25f", "ulx3s-45f", "ulx3s-85f")] == [22, 70, 140]
+        "tiny": 8, "ulx3s-25f": 16, "ulx3s-45f": 64, "ulx3s-85f": 128, "ulx3s-85f-64m": 128, "up5k": 8}
+    assert [CONFIGS[name].multipliers for name in ("ulx3s-25f", "ulx3s-45f", "ulx3s-85f", "up5k")] == [22, 70, 140, 8]
     assert CONFIGS["ulx3s-85f-64m"].memory_bytes == 64 << 20
 
 
@@ -24,6 +24,27 @@ def test_named_configurations():
 def test_values_are_checked(field, value):
     with pytest.raises(ConfigError, match=rf"{field} must be .*, not {value!r}"):
         replace(BASE, **{field: value})
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("in_order", 1), ("outputs", 4), ("inputs", 16), ("drain_lanes", 4), ("drain_multipliers", True), ("memory_bytes", 128 << 10), ("memory_bytes", 5000),
+    ("memory_bytes", 0),
+])
+def test_values_of_an_in_order_engine_are_checked(field, value):
+    with pytest.raises(ConfigError, match=rf"config 'up5k': {field} must be .*, not {value!r}"):
+        replace(CONFIGS["up5k"], **{field: value})
+
+
+def test_an_in_order_engine_has_memory_where_it_has_no_buffers():
+    assert CONFIGS["up5k"].memory_bytes + CONFIGS["up5k"].buffer_bytes == 128 << 10
+    assert replace(CONFIGS["up5k"], map_words=512, memory_bytes=112 << 10).hash != CONFIGS["up5k"].hash
+    with pytest.raises(ConfigError, match=r"memory_bytes must be a multiple of 4096 in 4096…98304 if in_order, not 114688"):
+        replace(CONFIGS["up5k"], memory_bytes=112 << 10)
+
+
+def test_hashes_of_engines_that_are_built():
+    """A field that is added must not change them."""
+    assert {name: f"{CONFIGS[name].hash:08x}" for name in ("tiny", "ulx3s-25f", "ulx3s-85f")} == {"tiny": "33f696c4", "ulx3s-25f": "fe95819a", "ulx3s-85f": "629a3a95"}
 
 
 def test_the_hash_is_of_the_hardware():

@@ -1,0 +1,80 @@
+"""The iCE40's blocks: the behavioural twins, and the cells as Yosys models them, against the same few lines of Python."""
+
+import random
+from pathlib import Path
+
+import cocotb
+import pytest
+from bench import reset, run_cocotb
+from cocotb.triggers import RisingEdge
+
+from celosia.hw.build import to_rtlil, verilog_of
+from celosia.hw.ice40 import BEATS, BeatMemory, ByteMultiplier, Ice40Primitives
+
+#: Of multipliers Yosys' own model; of its model of memory it makes 16,384 ports.
+CELLS = {ByteMultiplier: "+/ice40/cells_sim.v", BeatMemory: Path(__file__).with_name("ice40.v")}
+
+
+def wrap(value):
+    """int16 of a number modulo 2^16."""
+    return (value + 0x8000) % 0x10000 - 0x8000
+
+
+@cocotb.test()
+async def multiplies(dut):
+    """Every activation with random weights, which change in any cycle; the sums are those of two cycles ago, and of this cycle's addends."""
+    rng = random.Random(1)
+    await reset(dut)
+    extremes = (-128, -127, -1, 0, 1, 127)
+    weights, expected = (0, 0), []
+    for cycle in range(12_000):
+        a = rng.choice(extremes) if rng.random() < 0.3 else rng.randint(-128, 127)
+        new = [rng.choice((*extremes[1:], rng.randint(-127, 127))) for _ in range(2)]
+        addends = [rng.choice((-32768, 32767, rng.randint(-20000, 20000))) for _ in range(2)]
+        load = rng.random() < 0.4 or cycle == 0
+        dut.a.value, dut.load.value = a & 255, int(load)
+        dut.weights.value, dut.addends.value = (new[0] & 255 | (new[1] & 255) << 8), (addends[0] & 65535 | (addends[1] & 65535) << 16)
+        weights = new if load else weights
+        expected.append([a * weight for weight in weights])
+        await RisingEdge(dut.clk)
+        if cycle >= 2:
+            sums = dut.sums.value.to_unsigned()
+            assert [wrap(sums), wrap(sums >> 16)] == [wrap(addend + product) for addend, product in zip(addends, expected[cycle - 2])]
+
+
+@cocotb.test()
+async def remembers(dut):
+    rng = random.Random(2)
+    dut.port_valid.value = 0
+    await reset(dut)
+    content, addresses = {}, [0, BEATS - 1, *rng.sample(range(BEATS), 20)]
+    asked = None
+    for _ in range(4000):
+        address, write, data, valid = rng.choice(addresses), rng.choice((0, 255, rng.randrange(256))), rng.getrandbits(64), rng.random() < 0.8
+        if not write and address not in content:
+            continue
+        dut.port_valid.value, dut.port_address.value, dut.port_write.value, dut.port_write_data.value = int(valid), address, write, data
+        if valid and write and (write == 255 or address in content):
+            old = content.get(address, 0)
+            content[address] = sum((data if write >> k & 1 else old) & 255 << 8 * k for k in range(8))
+        elif valid and write:
+            dut.port_valid.value = valid = 0
+        await RisingEdge(dut.clk)
+        if asked is not None:
+            assert dut.port_read_data.value.to_unsigned() == asked
+        asked = content[address] if valid and not write else None
+
+
+def verilog(component, cells):
+    passes = f"read_verilog {CELLS[type(component)]}", "hierarchy -top top", "proc", "flatten", "opt_clean"
+    return verilog_of(to_rtlil(component, platform=Ice40Primitives()), passes) if cells else component
+
+
+@pytest.mark.parametrize("cells", [False, True])
+def test_multiplier(cells):
+    run_cocotb(verilog(ByteMultiplier(), cells), __file__, "multiplies")
+
+
+@pytest.mark.parametrize("cells", [False, True])
+def test_memory(cells):
+    run_cocotb(verilog(BeatMemory(), cells), __file__, "remembers")
