@@ -296,7 +296,7 @@ def synth(
     chosen = get_config(config or get_board(board).config)
 
     with progress_bar(f"synth {board}") as progress:
-        report = synthesize(board, chosen, range(1, seeds + 1), output or Path(f"{board}.bit"), work, jobs=jobs,
+        report = synthesize(board, chosen, range(1, seeds + 1), output or Path(f"{board}.{'bin' if board == 'icebreaker' else 'bit'}"), work, jobs=jobs,
                             log=progress or (lambda line: print(f"synth: {line}", file=sys.stderr, flush=True)))
     if as_json:
         return emit(report)

@@ -20,8 +20,8 @@ def flash(board: Board, file: "str | Path", *, keep: bool = False) -> None:
     Raises :exc:`CelosiaError` if the file is none, openFPGALoader is not there, or no board answers. $OPENFPGALOADER names another program.
     """
     path = Path(file)
-    if path.suffix != ".bit":
-        raise CelosiaError(f"bitstream {path}: must be a .bit file; make one with `celosia synth {board.name}`")
+    if path.suffix not in (".bit", ".bin"):
+        raise CelosiaError(f"bitstream {path}: must be a .bit or .bin file; make one with `celosia synth {board.name}`")
     if not path.is_file():
         raise CelosiaError(f"bitstream {path}: there is no such file; make one with `celosia synth {board.name}`")
     tool = os.environ.get("OPENFPGALOADER") or shutil.which("openFPGALoader")

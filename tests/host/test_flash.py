@@ -66,7 +66,7 @@ def test_no_loader(bitstream, monkeypatch):
         flash(BOARD, bitstream)
 
 
-@pytest.mark.parametrize(("name", "reason"), [("none.bit", "there is no such file"), ("board.txt", "must be a .bit file")])
+@pytest.mark.parametrize(("name", "reason"), [("none.bit", "there is no such file"), ("board.txt", "must be a .bit or .bin file")])
 def test_no_bitstream(bitstream, tool, name, reason):
     tool("exit 0")
     with pytest.raises(CelosiaError, match=f"bitstream .*{name}: {reason}; make one with `celosia synth ulx3s-12f`"):
