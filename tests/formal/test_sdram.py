@@ -254,7 +254,7 @@ def test_refreshes():
         ("BEAT_WORDS + CAS_LATENCY + _TURN_AROUND", "BEAT_WORDS + CAS_LATENCY", "contention", SLOWEST),
         (" & ~(given & (self.bank == ahead.bank))", "", "cut|ras|wr", SLOWEST),
         ("& ~active & ~given", "& ~given", "cut|closed|ras|wr", SLOWEST),
-        (", opened.eq(0)]", "]", "closed", SLOWEST),
+        (", opened.eq(0)]", "]", "closed|rfc", SLOWEST),
         ("_INITIAL_REFRESHES = 8", "_INITIAL_REFRESHES = 7", "too_early", SLOWEST),
     ),
 ])
