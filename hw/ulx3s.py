@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from amaranth.hdl import ClockDomain, Elaboratable, Module
 from amaranth.lib import io
-from amaranth.lib.cdc import ResetSynchronizer
+from amaranth.lib.cdc import AsyncFFSynchronizer
 from amaranth_boards import ulx3s
 
 from .chip import Chip
@@ -48,8 +48,8 @@ class Ulx3s(Elaboratable):
     def elaborate(self, platform):
         m = Module()
         m.submodules.chip, m.submodules.memory_pll, m.submodules.engine_pll = chip, memory_pll, engine_pll = self._chip, self._memory_pll, self._engine_pll
-        m.domains += [engine := ClockDomain("sync"), memory := ClockDomain("memory"), line := ClockDomain("line"),
-                      memory_pin := ClockDomain("memory_pin", reset_less=True)]
+        engine, memory, line, memory_pin = domains = [ClockDomain(name, reset_less=True) for name in ("sync", "memory", "line", "memory_pin")]
+        m.domains += domains
         m.submodules.clock = clock = io.Buffer("i", platform.request("clk25", dir="-"))
         m.d.comb += [
             memory_pll.input.eq(clock.i), engine_pll.input.eq(clock.i), engine.clk.eq(engine_pll.outputs[0]),
@@ -57,7 +57,8 @@ class Ulx3s(Elaboratable):
             memory_pll.step.eq(chip.step), memory_pll.advance.eq(chip.advance),
         ]
         for domain in engine, memory, line:
-            m.submodules[f"{domain.name}_reset"] = ResetSynchronizer(~(memory_pll.locked & engine_pll.locked), domain=domain.name)
+            name = domain.name
+            m.submodules[f"{name}_reset"] = AsyncFFSynchronizer(~(memory_pll.locked & engine_pll.locked), getattr(chip.resets, name), o_domain=name)
         self._connect_memory(m, platform.request("sdram", dir="-"))
 
         serial = platform.request("uart", dir="-")
