@@ -262,6 +262,7 @@ def serve_sim(
 ) -> None:
     """Be a board: the RTL, simulated, for the device tcp:HOST:PORT, until Ctrl-C."""
     from ..hw.config import get_config
+    from ..hw.link import WINDOW
     from ..sim.link import FrameServer
     from ..sim.rtl import RtlBoard
     from ..sim.serve import SimulatedBoard, listen, serve
@@ -275,7 +276,7 @@ def serve_sim(
     with contextlib.suppress(KeyboardInterrupt), contextlib.closing(RtlBoard(chosen)) as rtl, contextlib.closing(listen(host, port)) as listener:
         board = SimulatedBoard(rtl, log)
         log(f"config {chosen.name} is the device tcp:{host}:{listener.getsockname()[1]}, until Ctrl-C")
-        serve(listener, FrameServer(board), board)
+        serve(listener, FrameServer(board, 1 if chosen.in_order else WINDOW), board)
 
 
 @app.command()

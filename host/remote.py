@@ -30,9 +30,9 @@ _PART = 1 << 18
 class BoardDevice(Driver):
     """Runs programs on the engine for `config` at the other end of `pipe`; a context manager.
 
-    Programs of more than 512 layers have no cycles of their layers. progress: called with ("upload", bytes) as a program is written, with the cycles done and the
-    cycles per second as it runs. quiet_seconds: a program in which no instruction retires for so long is given up. Raises :exc:`LinkError` if no device answers,
-    :exc:`DeviceError` if it is not what `config` describes.
+    Programs of more than 512 layers, and those for in-order engines, have no cycles of their layers. progress: called with ("upload", bytes) as a program is written,
+    with the cycles done and the cycles per second as it runs. quiet_seconds: a program in which no instruction retires for so long is given up. Raises
+    :exc:`LinkError` if no device answers, :exc:`DeviceError` if it is not what `config` describes.
     """
 
     def __init__(self, config: AcceleratorConfig, pipe: Pipe, *, progress: "Callable | None" = None, quiet_seconds: float = QUIET_SECONDS):
@@ -84,7 +84,9 @@ class BoardDevice(Driver):
                 self._progress("upload", first + _PART)
 
     def _mark(self, marks):
-        """Only STORE can be followed."""
+        """Only STORE can be followed, and nothing through the link of an in-order engine."""
+        if self.config.in_order:
+            return
         self._marked = len(marks) if len(marks) <= MARK_COUNT else 0
         counts = [count for unit, count in marks[: self._marked] if unit == Unit.STORE]
         assert len(counts) == self._marked

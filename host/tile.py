@@ -18,6 +18,8 @@ __all__ = ["Chunk", "Piece", "Plan", "Tile", "pieces", "plan_layer"]
 MEMORY_RATE = 250e6
 #: Beats a LOAD_MAP instruction brings of a plane, and words from one of its planes to the next.
 _MOST_BEATS = (1 << 14) - 1
+#: Cycles in which an in-order engine drains a pixel of a tile, at a shift of 28.
+_SERIAL_DRAIN = 16
 #: Cycles a COMPUTE instruction costs beyond its pixels.
 TILE_OVERHEAD = 24
 
@@ -236,13 +238,15 @@ def _estimate(geometry, chunks):
         keep, loads = "chunk", len(chunks)
     else:
         keep, loads = "tile", tiles
-    drain = max(config.outputs // config.drain_lanes, 1)
+    drain = _SERIAL_DRAIN if config.in_order else max(config.outputs // config.drain_lanes, 1)
+    rate = 8 * config.clock_mhz * 1e6 if config.in_order else MEMORY_RATE
     compute = 0
     for chunk in chunks:
         for tile in chunk.tiles:
             run = max(tile.pixels, config.min_pixels)
             steps = geometry.steps * run + TILE_OVERHEAD * layer.column_phases * geometry.conv[0] // config.outputs
-            compute += max(steps, tile.pixels * drain * layer.column_phases * ceil(geometry.conv[0] / config.outputs))
+            drained = tile.pixels * drain * layer.column_phases * ceil(geometry.conv[0] / config.outputs)
+            compute += steps + drained if config.in_order else max(steps, drained)
     stored = ceil(geometry.out[0] / PLANE) * geometry.out[1] * geometry.out[2]
     moved = geometry.weight_bytes * loads + geometry.batch * PLANE * stored
     moved += sum(PLANE * geometry.planes * (c.images[1] - c.images[0]) * (c.rows[1] - c.rows[0]) * geometry.shape[2] for c in chunks)
@@ -250,16 +254,18 @@ def _estimate(geometry, chunks):
         moved += 8 * len(layer.lookup.table)
     if layer.residual:
         moved += sum(tile.pixels for chunk in chunks for tile in chunk.tiles) * ceil(geometry.conv[0] / PLANE) * PLANE
-    memory = ceil(moved * config.clock_mhz * 1e6 / MEMORY_RATE)
+    memory = ceil(moved * config.clock_mhz * 1e6 / rate)
+    if config.in_order:  # what is loaded goes to and fro, and nothing happens meanwhile
+        compute += 2 * memory
     rows_read = min(geometry.shape[1], geometry.conv[1] * geometry.weight.shape[2])
     ideal = geometry.weight_bytes + geometry.batch * PLANE * (geometry.planes * rows_read * geometry.shape[2] + stored)
     if layer.residual:
         ideal += geometry.batch * ceil(geometry.conv[0] / PLANE) * PLANE * geometry.conv[1] * geometry.conv[2]
-    bound = max(geometry.steps * geometry.batch * geometry.conv[1] * geometry.conv[2], ceil(ideal * config.clock_mhz * 1e6 / MEMORY_RATE))
+    bound = max(geometry.steps * geometry.batch * geometry.conv[1] * geometry.conv[2], ceil(ideal * config.clock_mhz * 1e6 / rate))
     # A chunk that leaves no room for the next one beside it is loaded while the array waits, but for a strip of the last.
     largest = max(_chunk_words(geometry, chunk) for chunk in chunks)
-    load = ceil(largest * config.inputs * config.clock_mhz * 1e6 / MEMORY_RATE)
-    exposed = load // 8 if 2 * largest <= config.map_words else load * len(chunks)
+    load = ceil(largest * config.inputs * config.clock_mhz * 1e6 / rate)
+    exposed = 0 if config.in_order else load // 8 if 2 * largest <= config.map_words else load * len(chunks)
     return Plan(geometry, chunks, keep, exposed, compute, memory, moved, bound)
 
 

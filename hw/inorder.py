@@ -111,8 +111,7 @@ class InOrderEngine(wiring.Component):
 
     `memory` follows `host` in the cycles in which `host_ready`, else it is the engine's own. `s_axil` are the registers of `registers.py`, a read answered after one
     cycle and a write likewise: addresses have the bits only that the memory needs, no watchdog expires, as there is nothing to wait for, and the counters are those
-    of IN_ORDER_COUNTERS. A start or reset is obeyed at once. `trace` is that of
-    `Accelerator`, as far as there is anything.
+    of IN_ORDER_COUNTERS. A start or reset is obeyed at once. `trace.retired` is as in `Accelerator`.
 
     What the engine has no hardware for ends a program with OPCODE, as what is no instruction does; EDGE and TOKENS do not occur.
     """

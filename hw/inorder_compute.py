@@ -25,7 +25,7 @@ class InOrderCompute(InOrderUnit):
     def __init__(self, config: AcceleratorConfig):
         super().__init__(config, sums_bank=In(1), sums_pixel=In(range(config.tile_pixels)), sums=Out(data.ArrayLayout(signed(32), 2)), active=Out(1))
 
-    def elaborate(self, platform):
+    def elaborate(self, _platform):
         m = Module()
         config, buffers, memory = self._config, self._buffers, self.memory
         compute, new_strides, new_window = (struct(self.instruction[: struct.as_shape().size]) for struct in (Compute, ComputeStrides, ComputeWindow))
@@ -96,18 +96,17 @@ class InOrderCompute(InOrderUnit):
 
     def _multiply(self, m, load, inside, zero_point):
         """The sums of this cycle's products of a pixel, three cycles after it was read: of each output."""
-        sums = None
-        pairs = []
-        for k in range(8):
-            m.submodules[f"multiplier{k}"] = cell = ByteMultiplier()
-            m.d.comb += [
-                cell.a.eq(Mux(inside, self.memory.read_data.word_select(k, 8), zero_point)),
-                cell.load.eq(load[k % 2]), cell.weights.eq(self.memory.read_data.word_select(k // 2, 16)),
-            ]
-            if k % 2:  # two products fit sixteen bits
-                m.d.comb += cell.addends.eq(sums)
-                pairs.append(cell.sums)
-            sums = cell.sums
+        beat, pairs = self.memory.read_data, []
+        for k in range(0, 8, 2):
+            even, odd = cells = ByteMultiplier(), ByteMultiplier()
+            for half, cell in enumerate(cells):
+                m.submodules[f"multiplier{k + half}"] = cell
+                m.d.comb += [
+                    cell.a.eq(Mux(inside, beat.word_select(k + half, 8), zero_point)),
+                    cell.load.eq(load[half]), cell.weights.eq(beat.word_select(k // 2, 16)),
+                ]
+            m.d.comb += odd.addends.eq(even.sums)  # two products fit sixteen bits
+            pairs.append(odd.sums)
         return [delayed(m, (pairs[0][output] + pairs[1][output]) + (pairs[2][output] + pairs[3][output])) for output in range(2)]
 
     def _accumulate(self, m, totals, valid, place, fresh):
@@ -117,6 +116,6 @@ class InOrderCompute(InOrderUnit):
         m.d.comb += [
             read.addr.eq(Mux(valid, place, Cat(self.sums_pixel, self.sums_bank))), self.sums.eq(read.data),
             write.en.eq(delayed(m, valid, reset=True)), write.addr.eq(delayed(m, place)),
-            write.data.eq(Cat(((Mux(delayed(m, fresh), 0, self.sums[k]) + total)[:32] for k, total in enumerate(totals)))),
+            write.data.eq(Cat((Mux(delayed(m, fresh), 0, self.sums[k]) + total)[:32] for k, total in enumerate(totals))),
         ]
 
