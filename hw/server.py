@@ -9,7 +9,7 @@ from .crossing import Crossing
 from .fifo import Queue
 from .frames import SLOT_WORDS, Answer, FrameReceiver, FrameSender
 from .interfaces import Axi4, Axi4Lite
-from .link import MARK_COUNT, MAX_DATA, VERSION, WINDOW, Kind, Opened
+from .link import MARK_COUNT, MAX_DATA, VERSION, WINDOW, Header, Kind, Opened
 from .marks import Marks
 from .primitives import BlockRam
 from .registers import Command, Register
@@ -58,7 +58,8 @@ class FrameServer(wiring.Component):
         session, expected = Signal(32), Signal(16)
         kept = Array(Signal(_Kept, init={"kind": Kind.INVALID}, name=f"kept{slot}") for slot in range(WINDOW))
         pending = Signal(WINDOW)  # slots whose answer is on its way
-        request = receiver.o.payload
+        request = Signal(Header)
+        m.d.sync += request.eq(receiver.o.payload)
         slot = request.sequence[: WINDOW.bit_length() - 1]
         result = Signal(_Kept)  # of the request that is being done
         put, keep = Signal(), Signal()
@@ -85,6 +86,8 @@ class FrameServer(wiring.Component):
                     m.d.sync += getattr(bus, f"{channel}valid").eq(0)
         with m.FSM():
             with m.State("Idle"), m.If(receiver.o.valid):
+                m.next = "Compare"
+            with m.State("Compare"):
                 m.next = "Look"
             with m.State("Look"):
                 m.d.sync += result.eq(0)
@@ -139,7 +142,7 @@ class FrameServer(wiring.Component):
             with m.State("Next"):
                 m.d.comb += receiver.o.ready.eq(1)
                 m.next = "Settle"
-            with m.State("Settle"):  # until the next request has been compared
+            with m.State("Settle"):  # until the next request is shown
                 m.next = "Idle"
 
     def _access_register(self, m, request, result, marks):
