@@ -8,6 +8,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .interfaces import BEAT_BITS
+from .primitives import delayed
 
 __all__ = ["BEATS", "BeatMemory", "BeatPort", "ByteMultiplier", "Ice40Primitives"]
 
@@ -48,33 +49,37 @@ class BeatMemory(wiring.Component):
 
 
 class ByteMultiplier(wiring.Component):
-    """sums[k] = addends[k] + a · weights[k], all signed, modulo 2^16: one cell in its mode of two products. The sums come `latency` cycles after `a`, in the cycle
-    of the addends.
+    """sums[k] = addends[k] + a · weights[k], all signed, modulo 2^16: one cell in its mode of two products. The addends come two cycles after `a`, the sums in the
+    same cycle or, `registered`, in the next.
 
     The weights taken in the last cycle with `load`, that of `a` included, are those that count.
     """
 
-    latency = 2
+    def __init__(self, *, registered: bool):
+        if not isinstance(registered, bool):
+            raise TypeError(f"registered must be a bool, not {registered!r}")
+        self._registered = registered
+        super().__init__({
+            "a": In(signed(8)), "weights": In(data.ArrayLayout(signed(8), 2)), "load": In(1), "addends": In(data.ArrayLayout(signed(16), 2)),
+            "sums": Out(data.ArrayLayout(signed(16), 2)),
+        })
 
-    a: In(signed(8))
-    weights: In(data.ArrayLayout(signed(8), 2))
-    load: In(1)
-    addends: In(data.ArrayLayout(signed(16), 2))
-    sums: Out(data.ArrayLayout(signed(16), 2))
+    @property
+    def registered(self) -> bool:
+        """The sums have a register."""
+        return self._registered
 
     def elaborate(self, platform):
         if hasattr(platform, "get_byte_multiplier"):
             return platform.get_byte_multiplier(self)
         m = Module()
-        a = Signal(signed(8), reset_less=True)
+        a = delayed(m, self.a)
         weights = Signal.like(self.weights, reset_less=True)
-        m.d.sync += a.eq(self.a)
         with m.If(self.load):
             m.d.sync += weights.eq(self.weights)
-        for total, addend, weight in zip(self.sums, self.addends, weights):
-            product = Signal(signed(16), reset_less=True)
-            m.d.sync += product.eq(a * weight)
-            m.d.comb += total.eq(addend + product)
+        for result, addend, weight in zip(self.sums, self.addends, weights):
+            total = (addend + delayed(m, a * weight))[:16].as_signed()
+            m.d.comb += result.eq(delayed(m, total) if self._registered else total)
         return m
 
 
@@ -94,11 +99,12 @@ class Ice40Primitives:
         zeros = {f"i_{pin}": Const(0) for pin in ("AHOLD", "CHOLD", "DHOLD", "IRSTTOP", "IRSTBOT", "ORSTTOP", "ORSTBOT", "OLOADTOP", "OLOADBOT", "ADDSUBTOP",
                                                   "ADDSUBBOT", "OHOLDTOP", "OHOLDBOT", "CI", "ACCUMCI", "SIGNEXTIN")}
         low, high = multiplier.addends
-        sums = Signal(32)
+        sums, select = Signal(32), int(multiplier.registered)
         m.d.comb += multiplier.sums.eq(sums)
         m.submodules.instance = Instance(
             "SB_MAC16", p_MODE_8x8=1, p_A_SIGNED=1, p_B_SIGNED=1, p_A_REG=1, p_B_REG=1, p_TOP_8x8_MULT_REG=1, p_BOT_8x8_MULT_REG=1,
-            p_TOPADDSUB_LOWERINPUT=1, p_TOPADDSUB_UPPERINPUT=1, p_TOPOUTPUT_SELECT=0, p_BOTADDSUB_LOWERINPUT=1, p_BOTADDSUB_UPPERINPUT=1, p_BOTOUTPUT_SELECT=0,
+            p_TOPADDSUB_LOWERINPUT=1, p_TOPADDSUB_UPPERINPUT=1, p_TOPOUTPUT_SELECT=select,
+            p_BOTADDSUB_LOWERINPUT=1, p_BOTADDSUB_UPPERINPUT=1, p_BOTOUTPUT_SELECT=select,
             **zeros, i_CLK=ClockSignal(), i_CE=Const(1), i_C=high, i_D=low, i_A=Cat(multiplier.a, multiplier.a), i_B=multiplier.weights,
             i_BHOLD=~multiplier.load, o_O=sums,
         )

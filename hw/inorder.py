@@ -111,7 +111,7 @@ class InOrderEngine(wiring.Component):
 
     `memory` follows `host` in the cycles in which `host_ready`, else it is the engine's own. `s_axil` are the registers of `registers.py`, a read answered after one
     cycle and a write likewise: addresses have the bits only that the memory needs, no watchdog expires, as there is nothing to wait for, and the counters are those
-    of IN_ORDER_COUNTERS. A start or reset is obeyed at once. `trace.retired` is as in `Accelerator`.
+    of IN_ORDER_COUNTERS. A start or reset is obeyed in the next cycle. `trace.retired` is as in `Accelerator`.
 
     What the engine has no hardware for ends a program with OPCODE, as what is no instruction does; EDGE and TOKENS do not occur.
     """
@@ -133,7 +133,8 @@ class InOrderEngine(wiring.Component):
         m = Module()
         command = Signal(Command)  # accepted in this cycle
         status, settings = Signal(Status), Signal(_Settings)
-        restart = command.start | command.reset
+        restart, starting = Signal(), Signal()  # registers, for all of the engine follows
+        m.d.sync += [restart.eq(command.start | command.reset), starting.eq(command.start & ~command.reset)]
         m.submodules.fetch = fetch = ResetInserter(restart)(_Fetch())
         for unit, block in self._units.items():
             m.submodules[unit.name.lower()] = ResetInserter(restart)(block)
@@ -142,7 +143,7 @@ class InOrderEngine(wiring.Component):
         place = Signal(ADDRESS_BITS)
         m.d.comb += [
             place.eq(settings.bases[located.base] + located.offset),
-            fetch.start.eq(delayed(m, command.start & ~command.reset, reset=True)), fetch.program.eq(settings.program), fetch.length.eq(settings.instructions),
+            fetch.start.eq(delayed(m, starting, reset=True)), fetch.program.eq(settings.program), fetch.length.eq(settings.instructions),
             fetch.finished.eq(Cat(block.done for block in self._units.values()).any()),
             *(block.instruction.eq(fetch.instruction) for block in self._units.values()), *(block.place.eq(place) for block in self._units.values()),
             load.start.eq(fetch.starts[Unit.WEIGHT] | fetch.starts[Unit.MAP]),
@@ -159,9 +160,9 @@ class InOrderEngine(wiring.Component):
         with m.If(fetch.done | (fetch.error != ErrorCode.NONE)):
             m.d.sync += [status.busy.eq(0), status.done.eq(fetch.done), status.error.eq(fetch.error)]
         with m.If(restart):
-            m.d.sync += status.eq(Mux(command.reset, 0, Status.const({"busy": 1}).as_bits()))
+            m.d.sync += [status.eq(0), status.busy.eq(starting)]
         self._write_registers(m, status, command, settings)
-        self._read_registers(m, status, settings, fetch.index, self._count(m, status.busy, restart, compute.active))
+        self._read_registers(m, status, settings, fetch.index, self._count(m, status.busy, restart, starting, compute.active))
         return m
 
     def _connect_memory(self, m, fetch, load, compute, drain, store):
@@ -182,12 +183,12 @@ class InOrderEngine(wiring.Component):
         for port in (host, *(block.memory for block in (fetch, load, compute, drain, store))):
             m.d.comb += port.read_data.eq(memory.read_data)
 
-    def _count(self, m, busy, clear, active):
-        """Counters by register."""
+    def _count(self, m, busy, clear, starting, active):
+        """Counters by register. The cycle in which the engine is reset to start counts."""
         cycles, actives = Signal(32), Signal(32)
         retired = [Signal(_COUNT_BITS, name=f"retired_{unit.name.lower()}") for unit in Unit]
         with m.If(clear):
-            m.d.sync += [counter.eq(0) for counter in (cycles, actives, *retired)]
+            m.d.sync += [cycles.eq(starting), *(counter.eq(0) for counter in (actives, *retired))]
         with m.Elif(busy):
             m.d.sync += [cycles.eq(cycles + 1), actives.eq(actives + active), *(counter.eq(counter + self.trace.retired[unit]) for unit, counter in zip(Unit, retired))]
         return {Register.CYCLES: cycles, Register.ACTIVE: actives, **{Register[f"RETIRED_{unit.name}"]: counter for unit, counter in zip(Unit, retired)}}

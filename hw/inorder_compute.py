@@ -18,7 +18,7 @@ __all__ = ["InOrderCompute"]
 class InOrderCompute(InOrderUnit):
     """A step of P pixels takes P + 2 cycles, in the first two of which its weights are read; a tile's first step begins in the cycle after `start`.
 
-    A tile is `done` with its last pixel, whose sums are in their bank four cycles later. `sums` follow `sums_pixel`, of the bank `sums_bank`, in the next cycle.
+    A tile is `done` with its last pixel, whose sums are in their bank five cycles later. `sums` follow `sums_pixel`, of the bank `sums_bank`, in the next cycle.
     A setup instruction is `done` as it starts.
     """
 
@@ -84,7 +84,7 @@ class InOrderCompute(InOrderUnit):
         # As unsigned numbers, negative coordinates are beyond every bound.
         inside = delayed(m, (x.as_unsigned() < window.width) & (y.as_unsigned() < window.height))
         totals = self._multiply(m, delayed(m, reading, reset=True), inside, window.zero_point)
-        self._accumulate(m, totals, *(delayed(m, value, 3, reset=True) for value in (self.active, Cat(pixel, bank), fresh)))
+        self._accumulate(m, totals, *(delayed(m, value, 4, reset=True) for value in (self.active, Cat(pixel, bank), fresh)))
         return m
 
     def _count(self, m, counts, last, strides, address):
@@ -95,10 +95,10 @@ class InOrderCompute(InOrderUnit):
                 m.d.sync += [address.eq(address + getattr(strides, name)), counts[name].eq(counts[name] + 1), *(counts[inner].eq(0) for inner in names[:position])]
 
     def _multiply(self, m, load, inside, zero_point):
-        """The sums of this cycle's products of a pixel, three cycles after it was read: of each output."""
+        """For each output the sum of the products of the beat that is read, four cycles later."""
         beat, pairs = self.memory.read_data, []
         for k in range(0, 8, 2):
-            even, odd = cells = ByteMultiplier(), ByteMultiplier()
+            even, odd = cells = ByteMultiplier(registered=False), ByteMultiplier(registered=True)
             for half, cell in enumerate(cells):
                 m.submodules[f"multiplier{k + half}"] = cell
                 m.d.comb += [

@@ -14,7 +14,7 @@ __all__ = ["InOrderTiming"]
 #: Fetching an instruction and handing it out.
 _FETCH = 4
 #: From the command to the first fetch, and from END to the end of the program.
-_START, _END = 1, 1
+_START, _END = 2, 1
 
 
 class InOrderTiming:

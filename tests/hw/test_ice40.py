@@ -5,7 +5,7 @@ from pathlib import Path
 
 import cocotb
 import pytest
-from bench import reset, run_cocotb
+from bench import parameters, reset, run_cocotb
 from cocotb.triggers import RisingEdge
 
 from celosia.hw.build import to_rtlil, verilog_of
@@ -22,24 +22,24 @@ def wrap(value):
 
 @cocotb.test()
 async def multiplies(dut):
-    """Every activation with random weights, which change in any cycle; the sums are those of two cycles ago, and of this cycle's addends."""
-    rng = random.Random(1)
+    """Random activations and weights, the extremes among them, and weights that change in any cycle."""
+    rng, later = random.Random(1), int(parameters()["registered"])
     await reset(dut)
     extremes = (-128, -127, -1, 0, 1, 127)
-    weights, expected = (0, 0), []
+    weights, products, addends = (0, 0), [], []
     for cycle in range(12_000):
         a = rng.choice(extremes) if rng.random() < 0.3 else rng.randint(-128, 127)
         new = [rng.choice((*extremes[1:], rng.randint(-127, 127))) for _ in range(2)]
-        addends = [rng.choice((-32768, 32767, rng.randint(-20000, 20000))) for _ in range(2)]
+        addends.append([rng.choice((-32768, 32767, rng.randint(-20000, 20000))) for _ in range(2)])
         load = rng.random() < 0.4 or cycle == 0
         dut.a.value, dut.load.value = a & 255, int(load)
-        dut.weights.value, dut.addends.value = (new[0] & 255 | (new[1] & 255) << 8), (addends[0] & 65535 | (addends[1] & 65535) << 16)
+        dut.weights.value, dut.addends.value = (new[0] & 255 | (new[1] & 255) << 8), (addends[-1][0] & 65535 | (addends[-1][1] & 65535) << 16)
         weights = new if load else weights
-        expected.append([a * weight for weight in weights])
+        products.append([a * weight for weight in weights])
         await RisingEdge(dut.clk)
-        if cycle >= 2:
+        if cycle >= 2 + later:
             sums = dut.sums.value.to_unsigned()
-            assert [wrap(sums), wrap(sums >> 16)] == [wrap(addend + product) for addend, product in zip(addends, expected[cycle - 2])]
+            assert [wrap(sums), wrap(sums >> 16)] == [wrap(sum(pair)) for pair in zip(addends[cycle - later], products[cycle - later - 2])]
 
 
 @cocotb.test()
@@ -70,9 +70,10 @@ def verilog(component, cells):
     return verilog_of(to_rtlil(component, platform=Ice40Primitives()), passes) if cells else component
 
 
+@pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("cells", [False, True])
-def test_multiplier(cells):
-    run_cocotb(verilog(ByteMultiplier(), cells), __file__, "multiplies")
+def test_multiplier(cells, registered):
+    run_cocotb(verilog(ByteMultiplier(registered=registered), cells), __file__, "multiplies", {"registered": registered})
 
 
 @pytest.mark.parametrize("cells", [False, True])
