@@ -222,21 +222,22 @@ class Sequencer(wiring.Component):
             m.d.sync += due.eq(1)
         pause = _Wait(m, max(rp, rcd, clocks("rrd"), rfc, mrd), "pause")  # between commands to rows
         holds = [_Wait(m, max(after_read, after_write), f"hold{bank}") for bank in range(BANKS)]  # until a bank may be closed
-        read_wait, write_wait = _Wait(m, BEAT_WORDS, "read_wait"), _Wait(m, read_to_write, "write_wait")
+        # Until the next READ or WRITE; a clock less, as `column` is a register.
+        read_wait, write_wait = _Wait(m, BEAT_WORDS - 1, "read_wait"), _Wait(m, read_to_write - 1, "write_wait")
 
         # The access whose beats are being given.
         current, active = Signal(access_layout(timing), reset_less=True), Signal()
         left = Signal(signed(7), reset_less=True)  # beats after the next one, less one
-        column = Signal()
-        m.d.comb += column.eq(active & Mux(current.write, write_wait.over, read_wait.over))
+        # The one after it, whose row is being opened.
+        ahead, hand_over = Signal.like(current), Signal()
+        column = Signal()  # a beat's READ or WRITE is given
+        m.d.sync += column.eq(~column & (active | hand_over) & Mux(Mux(hand_over, ahead.write, current.write), write_wait.over, read_wait.over))
         with m.If(column):
             m.d.sync += [
                 current.column.eq(current.column + 1), left.eq(left - 1), active.eq(~left[-1]),
-                read_wait.begin(BEAT_WORDS), write_wait.begin(Mux(current.write, BEAT_WORDS, read_to_write)),
+                read_wait.begin(BEAT_WORDS - 1), write_wait.begin(Mux(current.write, BEAT_WORDS, read_to_write) - 1),
             ]
 
-        # The one after it, whose row is being opened.
-        ahead = Signal.like(current)
         rows = Array(Signal(range(timing.rows), name=f"row{bank}", reset_less=True) for bank in range(BANKS))
         opened = Signal(BANKS)
         open_row, is_open, hit = Signal(range(timing.rows), reset_less=True), Signal(), Signal()
@@ -283,6 +284,7 @@ class Sequencer(wiring.Component):
                     m.d.sync += [pause.begin(max(rcd, clocks("rrd")) - 1), opened.bit_select(ahead.bank, 1).eq(1), rows[ahead.bank].eq(ahead.row)]
                     m.next = "HAND OVER"
             with m.State("HAND OVER"), m.If(pause.over & ~active):
+                m.d.comb += hand_over.eq(1)
                 m.d.sync += [active.eq(1), current.eq(ahead), left.eq(ahead.last - 1)]
                 m.next = "IDLE"
             with m.State("CLOSE"):
