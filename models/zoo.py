@@ -117,16 +117,26 @@ def _fashion_samples() -> tuple[np.ndarray, np.ndarray]:
     return sample.test_images, sample.test_labels
 
 
-def _fashion_resnet() -> nn.Module:
+def _trained(name: str, network_class: type[nn.Module]) -> nn.Module:
     import torch
     from safetensors.torch import load_file
 
+    with torch.device("meta"):  # no random weights, which would advance the caller's generator
+        network = network_class()
+    network.load_state_dict(load_file(_WEIGHTS / f"{name}.safetensors"), assign=True)
+    return network.eval()
+
+
+def _fashion_resnet() -> nn.Module:
     from .resnet import SmallResNet
 
-    with torch.device("meta"):  # no random weights, which would advance the caller's generator
-        network = SmallResNet()
-    network.load_state_dict(load_file(_WEIGHTS / "fashion-resnet.safetensors"), assign=True)
-    return network.eval()
+    return _trained("fashion-resnet", SmallResNet)
+
+
+def _fashion_vgg() -> nn.Module:
+    from .vgg import SmallVgg
+
+    return _trained("fashion-vgg", SmallVgg)
 
 
 def _resnet18() -> nn.Module:
@@ -162,6 +172,17 @@ _ENTRIES = {
             preprocess=data.preprocess("fashion-mnist"),
             recipe="resnet",
             _network=_fashion_resnet,
+            _samples=_fashion_samples,
+            _calibration=lambda: data.sample("fashion-mnist").train_images,
+        ),
+        ZooEntry(
+            name="fashion-vgg",
+            summary="three convolutions and a linear layer, trained on Fashion-MNIST; fits config up5k",
+            input_shape=(1, 28, 28),
+            classes=_FASHION,
+            preprocess=data.preprocess("fashion-mnist"),
+            recipe="vgg",
+            _network=_fashion_vgg,
             _samples=_fashion_samples,
             _calibration=lambda: data.sample("fashion-mnist").train_images,
         ),

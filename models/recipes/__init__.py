@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 _SUMMARIES = {
     "resnet": "residual network fitted to 28×28 images",
+    "vgg": "plain convolutions and max pooling, small enough for an iCE40 UP5K",
 }
 
 

@@ -1,19 +1,22 @@
-"""All of the iCEBreaker's chip but clock and pins, driven through its serial line by the host's own driver."""
+"""The iCEBreaker's chip, driven through its serial line by the host's own driver: all of it but clock and pins, and the netlist."""
 
 import contextlib
+from pathlib import Path
 
 import cocotb
 import numpy as np
+import pytest
 from bench import reset, run_cocotb
 from cases import Case, Input, LayerCase
 from cocotb.task import bridge, resume
 from cocotb.triggers import ClockCycles, Event, FallingEdge, SimTimeoutError, with_timeout
 from cocotb.utils import get_sim_time
+from gates import gates
 
 from celosia.host.compile import compile
 from celosia.host.remote import BoardDevice
 from celosia.hw.config import get_config
-from celosia.hw.icebreaker import InOrderSystem
+from celosia.hw.icebreaker import InOrderSystem, synthesize
 from celosia.hw.network import Pool
 from celosia.sim.cycle import CycleDevice
 
@@ -76,6 +79,7 @@ async def a_host_runs_a_program(dut):
     """Twice: golden's bytes and the cycles of `cycle`."""
     dut.rx.value = 1
     await reset(dut)
+    await ClockCycles(dut.clk, BIT)  # the netlist's own reset
     line = Line(dut)
     case = Case(inputs=(Input(shape=(3, 6, 6)),), layers=(LayerCase(source="x0", outputs=4, kernel=(3, 3), pool=Pool(kernel=(2, 2), stride=(2, 2))),))
     program, codes = compile(case.network(), CONFIG, 1), case.input_codes()
@@ -93,3 +97,12 @@ async def a_host_runs_a_program(dut):
 
 def test_driven_through_its_line():
     run_cocotb(InOrderSystem(CONFIG), __file__, "a_host_runs_a_program")
+
+
+@pytest.mark.long
+def test_netlist_driven_through_its_line(tmp_path):
+    """What is placed and routed, pads and PLL included."""
+    synthesize(CONFIG, tmp_path)
+    models = [(Path(__file__).parent / name).read_text() for name in ("icebreaker.v", "ice40.v")]
+    netlist = gates("", f"read_json {tmp_path / 'top.json'}", "rename top board")
+    run_cocotb("\n".join([*models, netlist]), __file__, "a_host_runs_a_program", timeout_seconds=3600)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from celosia.models import data, recipes
+from celosia.models import data, recipes, vgg
 from celosia.models import resnet as network
 from celosia.models.recipes import resnet as recipe
 from celosia.models.recipes.recipe import Recipe, Target
@@ -54,7 +54,7 @@ def test_listing_does_not_import_torch():
 
 @pytest.mark.parametrize("action", [recipes.get, recipes.summary])
 def test_unknown_name(action):
-    with pytest.raises(ValueError, match="recipe must be one of resnet, not 'lenet'"):
+    with pytest.raises(ValueError, match="recipe must be one of resnet, vgg, not 'lenet'"):
         action("lenet")
 
 
@@ -170,13 +170,28 @@ def bias_in_first_convolution(monkeypatch):
     monkeypatch.setattr(network.BasicBlock, "__init__", mutated)
 
 
+def pool_averages(monkeypatch):
+    build = vgg.SmallVgg.__init__
+
+    def mutated(self, **options):
+        build(self, **options)
+        self.features[3] = nn.AvgPool2d(2)
+
+    monkeypatch.setattr(vgg.SmallVgg, "__init__", mutated)
+
+
 @pytest.mark.parametrize(
-    ("oracle", "mutate"),
-    [("torchvision", drop_shortcut), ("torchvision", narrow_second_convolution), ("parameters", bias_in_first_convolution)],
+    ("name", "oracle", "mutate"),
+    [
+        ("resnet", "torchvision", drop_shortcut),
+        ("resnet", "torchvision", narrow_second_convolution),
+        ("resnet", "parameters", bias_in_first_convolution),
+        ("vgg", "torchvision", pool_averages),
+    ],
 )
-def test_oracle_fails_under_a_mutation(oracle, mutate, monkeypatch):
+def test_oracle_fails_under_a_mutation(name, oracle, mutate, monkeypatch):
     mutate(monkeypatch)
-    (result,) = [holds for name, holds, _ in recipe.RECIPE.verify() if name == oracle]
+    (result,) = [holds for found, holds, _ in recipes.get(name).verify() if found == oracle]
     assert not result
 
 

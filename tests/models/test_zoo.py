@@ -8,7 +8,7 @@ import torch
 
 from celosia.models import recipes, zoo
 
-SAMPLE_CORRECT = 951  # of the 1,000 sample images
+SAMPLE_CORRECT = {"fashion-resnet": 951, "fashion-vgg": 939}  # of the 1,000 sample images
 
 
 def test_listing_does_not_import_torch():
@@ -20,7 +20,7 @@ def test_listing_does_not_import_torch():
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match="model must be one of fashion-resnet, resnet18, not 'lenet'"):
+    with pytest.raises(ValueError, match="model must be one of fashion-resnet, fashion-vgg, resnet18, not 'lenet'"):
         zoo.get("lenet")
 
 
@@ -56,16 +56,18 @@ def test_random_weights_have_no_history():
     assert zoo.get("resnet18").metadata() == {}
 
 
-def test_committed_accuracy():
-    entry = zoo.get("fashion-resnet")
+@pytest.mark.parametrize("name", SAMPLE_CORRECT)
+def test_committed_accuracy(name):
+    entry = zoo.get(name)
     images, labels = entry.sample_images()
     with torch.no_grad():
         correct = int((entry.build()(images).argmax(1) == labels).sum())
-    assert correct == pytest.approx(SAMPLE_CORRECT, abs=1)  # sums in another order may move an image on the border
+    assert correct == pytest.approx(SAMPLE_CORRECT[name], abs=1)  # sums in another order may move an image on the border
 
 
-def test_metadata_of_the_weights():
-    entry = zoo.get("fashion-resnet")
+@pytest.mark.parametrize("name", SAMPLE_CORRECT)
+def test_metadata_of_the_weights(name):
+    entry = zoo.get(name)
     metadata = entry.metadata()
     assert metadata["command"] == f"celosia train {entry.recipe} --seed {metadata['seed']}"
     target = recipes.get(entry.recipe).targets[0]

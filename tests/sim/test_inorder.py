@@ -9,8 +9,13 @@ from strategies import CORNER_CASES, layer_cases, network_cases
 
 from celosia.host.compile import compile
 from celosia.host.errors import CompileError
+from celosia.host.source import load_program
 from celosia.hw.config import get_config
 from celosia.hw.isa import Opcode
+from celosia.models import zoo
+from celosia.sim.cycle import CycleDevice
+from celosia.sim.golden import quantize
+from celosia.sim.rtl import RtlDevice
 
 CONFIG = get_config("up5k")
 
@@ -40,3 +45,15 @@ def test_its_memory_is_what_the_buffers_leave():
     network = network_of([random_layer(rng, "a", "x", (64, 40, 40), 8, (1, 1))], (64, 40, 40), rng)
     with pytest.raises(CompileError, match=r"network random: needs [\d,]+ bytes of memory .* config 'up5k' has 98,304"):
         compile(network, CONFIG)
+
+
+def test_trained_network():
+    """Of the zoo, in its memory: golden's bytes, and in every layer the cycles of `cycle`."""
+    program, images = load_program("fashion-vgg", "up5k", 1), zoo.get("fashion-vgg").sample_images()[0][:3]
+    golden = CycleDevice(CONFIG)
+    with RtlDevice(CONFIG) as rtl:
+        for image in images:
+            codes = [quantize(image[None].numpy(), program.network.tensors[program.network.inputs[0]])]
+            found, expected = rtl.run_program(program, codes), golden.run_program(program, codes)
+            np.testing.assert_array_equal(found.outputs[0], expected.outputs[0])
+            assert (found.cycles, found.layers) == (expected.cycles, expected.layers)
