@@ -55,7 +55,7 @@ class AxiMux(wiring.Component):
         m = Module()
         streams = {channel: [self._queue(m, channel, number) for number in range(2)] for channel in _CHANNELS}
         for address, following in (("ar", "r"), ("aw", "wb")):
-            turns = [Queue(1, _OUTSTANDING) for _ in following]
+            turns = [Queue(1, _OUTSTANDING, registered=True) for _ in following]
             for channel, turn in zip(following, turns):
                 m.submodules[f"{channel}_turns"] = turn
                 self._connect(m, channel, streams[channel], turn.o)
@@ -64,7 +64,7 @@ class AxiMux(wiring.Component):
 
     def _queue(self, m, channel, number):
         """A manager's channel behind its queue: the stream that the other side has to do with."""
-        m.submodules[f"{channel}{number}"] = queue = Queue(_CHANNELS[channel], 2)
+        m.submodules[f"{channel}{number}"] = queue = Queue(_CHANNELS[channel], 2, registered=True)
         manager = self.managers[number]
         near, far = (queue.o, queue.i) if channel in _ANSWERS else (queue.i, queue.o)
         valid, ready, *pins = (getattr(manager, channel + name) for name in ("valid", "ready", *_names(channel)))

@@ -91,6 +91,7 @@ class Control(wiring.Component):
         to_start = Signal()
         elapsed = Signal(range(2 * _RESET_CYCLES))
         m.d.comb += [running.eq((phase == _Phase.START) | (phase == _Phase.RUN)), engine.start.eq(phase == _Phase.START)]
+        failed = (state.error != ErrorCode.NONE) | state.read_error | state.write_error
         m.d.sync += [engine.halt.eq(~running), engine.reset.eq((phase == _Phase.RESET) & (elapsed < _RESET_CYCLES))]
         with m.Switch(phase):
             with m.Case(_Phase.SETTLE):
@@ -104,13 +105,16 @@ class Control(wiring.Component):
             with m.Case(_Phase.START):
                 m.d.sync += phase.eq(_Phase.RUN)
             with m.Case(_Phase.RUN):
-                error = Signal(ErrorCode)
-                m.d.comb += error.eq(Mux(state.error, state.error, Mux(state.read_error, ErrorCode.READ, Mux(state.write_error, ErrorCode.WRITE,
-                                                                                                               Mux(expired, ErrorCode.WATCHDOG, ErrorCode.NONE)))))
-                with m.If(error | state.done):
-                    m.d.sync += [phase.eq(_Phase.IDLE), status.busy.eq(0), status.error.eq(error), status.done.eq(~error.any())]
-                with m.If(error == ErrorCode.WATCHDOG):
-                    m.d.sync += [status.unit.eq(stuck), status.waiting.eq(waiting)]
+                with m.If(failed | expired | state.done):
+                    m.d.sync += [phase.eq(_Phase.IDLE), status.busy.eq(0), status.done.eq(~failed & ~expired)]
+                with m.If(state.error != ErrorCode.NONE):
+                    m.d.sync += status.error.eq(state.error)
+                with m.Elif(state.read_error):
+                    m.d.sync += status.error.eq(ErrorCode.READ)
+                with m.Elif(state.write_error):
+                    m.d.sync += status.error.eq(ErrorCode.WRITE)
+                with m.Elif(expired):
+                    m.d.sync += [status.error.eq(ErrorCode.WATCHDOG), status.unit.eq(stuck), status.waiting.eq(waiting)]
         with m.If(command.start | command.reset):
             m.d.sync += [phase.eq(_Phase.SETTLE), status.eq(Status.const({"busy": 1})), to_start.eq(~command.reset)]
 

@@ -94,46 +94,48 @@ class Dispatcher(wiring.Component):
         first = Signal(BEAT_BITS, reset_less=True)
         have_first = Signal()
         instruction = Signal(INSTRUCTION_BITS, reset_less=True)
+        valid = Signal()             # it is one, and then it is one of these:
         offered = Signal(len(Unit))  # to whom it is offered: to one at most
         end = Signal()               # it is END
         fault = Signal(ErrorCode)    # it is faulty
-        valid = offered.any() | end | (fault != ErrorCode.NONE)
         taken = Signal()
         room = Signal(len(Unit))     # of their queues, a cycle late: one takes an instruction every other cycle at most, so what has been free still is
         running = Signal()
         header = Header(first[:Header.as_shape().size])
         m.d.comb += [
-            taken.eq((offered & room).any() | end),
+            taken.eq(valid & ((offered & room).any() | end)),
             beats.ready.eq(~have_first | ~valid),  # not in the cycle in which END is taken: what follows it is not looked at
         ]
         m.d.sync += room.eq(Cat(queue.i.ready for queue in queues))
         with m.If(taken):
-            m.d.sync += [offered.eq(0), end.eq(0), self.index.eq(self.index + 1), ending.eq(ending | end)]
+            m.d.sync += [valid.eq(0), self.index.eq(self.index + 1), ending.eq(end)]
         with m.If(beats.valid & beats.ready & ~ending):
             m.d.sync += have_first.eq(~have_first)
             with m.If(have_first):
-                m.d.sync += instruction.eq(Cat(first, beats.payload))
-                with m.Switch(header.opcode):
-                    for opcode in Opcode:
-                        unit = unit_of(opcode)
-                        wait, post = (sum(1 << edge[1 - side] for edge in EDGES if edge[side] == unit) for side in (1, 0))
-                        with m.Case(opcode):
-                            with m.If((header.wait & ~wait).any() | (header.post & ~post).any()):
-                                m.d.sync += fault.eq(ErrorCode.EDGE)
-                            with m.Else():
-                                m.d.sync += end.eq(1) if unit is None else offered.eq(1 << unit)
-                    with m.Default():
-                        m.d.sync += fault.eq(ErrorCode.OPCODE)
+                m.d.sync += [valid.eq(1), instruction.eq(Cat(first, beats.payload))]
             with m.Else():
                 m.d.sync += first.eq(beats.payload)
+        with m.If(~valid):
+            m.d.sync += [offered.eq(0), end.eq(0), fault.eq(ErrorCode.NONE)]
+            with m.Switch(header.opcode):
+                for opcode in Opcode:
+                    unit = unit_of(opcode)
+                    wait, post = (sum(1 << edge[1 - side] for edge in EDGES if edge[side] == unit) for side in (1, 0))
+                    with m.Case(opcode):
+                        with m.If((header.wait & ~wait).any() | (header.post & ~post).any()):
+                            m.d.sync += fault.eq(ErrorCode.EDGE)
+                        with m.Else():
+                            m.d.sync += end.eq(1) if unit is None else offered.eq(1 << unit)
+                with m.Default():
+                    m.d.sync += fault.eq(ErrorCode.OPCODE)
         for unit in Unit:
-            m.d.comb += [queues[unit].i.valid.eq(offered[unit] & room[unit]), queues[unit].i.payload.eq(instruction)]
+            m.d.comb += [queues[unit].i.valid.eq(valid & offered[unit] & room[unit]), queues[unit].i.payload.eq(instruction)]
 
         # Overruled by the errors of `_issue`, which come later.
         with m.If(self.start):
             m.d.sync += running.eq(1)
         with m.If(self.error == ErrorCode.NONE):
-            with m.If(fault != ErrorCode.NONE):
+            with m.If(valid & (fault != ErrorCode.NONE)):
                 m.d.sync += self.error.eq(fault)
             with m.Elif(running & ~ending & ~valid & (self.index == self.length)):
                 m.d.sync += self.error.eq(ErrorCode.NO_END)

@@ -120,7 +120,7 @@ class ReadDma(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         bus = self.bus
-        m.submodules.route = route = Queue(self._requesters, OUTSTANDING)
+        m.submodules.route = route = Queue(self._requesters, OUTSTANDING, registered=True)
         m.submodules.chosen = chosen = Queue(Burst, 2)
 
         issue = Signal()
@@ -184,7 +184,7 @@ class WriteDma(wiring.Component):
         bus = self.bus
         m.submodules.cutter = cutter = BurstCutter(self._max_burst)
         m.submodules.buffer = buffer = Queue(BEAT_BITS, 4 * self._max_burst)
-        m.submodules.lengths = lengths = Queue(Burst, OUTSTANDING)
+        m.submodules.lengths = lengths = Queue(Burst, OUTSTANDING, registered=True)
         wiring.connect(m, wiring.flipped(self.runs), cutter.runs)
         wiring.connect(m, wiring.flipped(self.beats), buffer.i)
         burst = cutter.bursts

@@ -89,9 +89,11 @@ class DrainUnit(wiring.Component):
         left, group = Signal(11), Signal.like(beat)  # `left` as `more` above
         staged_pixel, residual_pixel = Signal(10), Signal(10)
         first_word = Signal(9)
-        last_group = group == groups - 1
+        last_group = Signal(init=groups == 1)
         arrived = self.sums.valid & last_group & left[-1]
         with m.If(self.sums.valid):
+            if groups > 1:
+                m.d.sync += last_group.eq(group == groups - 2)
             m.d.sync += group.eq(Mux(last_group, 0, group + 1))
             with m.If(last_group):
                 m.d.sync += [left.eq(left - 1), staged_pixel.eq(staged_pixel + now.skip + 1), residual_pixel.eq(residual_pixel + 1)]

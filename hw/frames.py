@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from .cobs import CobsDecoder, FrameByte
 from .fifo import Queue
 from .link import CRC_BYTES, HEADER_BYTES, MAX_DATA, MAX_FRAME, WINDOW, Header, Kind
-from .primitives import BlockRam
+from .primitives import BlockRam, delayed
 from .uart import Bytes
 
 __all__ = ["Answer", "FrameReceiver", "FrameSender", "SLOT_WORDS"]
@@ -57,20 +57,18 @@ class FrameReceiver(wiring.Component):
         wiring.connect(m, headers.o, wiring.flipped(self.o))
 
         index = Signal(range(MAX_FRAME + 1))  # bytes of the frame so far
-        room = Signal()  # as its first byte came; nobody else takes it meanwhile
+        room = Signal()  # as its header came; nobody else takes it meanwhile
         header = Signal(Header)
         word = Signal(64)
         received, released = Signal(_SLOT_BITS), Signal(_SLOT_BITS)
-        byte, first = decoder.o, index == 0
+        byte, first = decoder.o, Signal(init=1)
         m.d.comb += [crc.data.eq(byte.data), crc.valid.eq(byte.valid), crc.start.eq(first)]
         with m.If(byte.valid):
-            m.d.sync += [index.eq(index + 1), word.eq(Cat(word[8:], byte.data))]
+            m.d.sync += [index.eq(index + 1), first.eq(0), word.eq(Cat(word[8:], byte.data))]
             with m.If(index < HEADER_BYTES):
-                m.d.sync += header.as_value().eq(Cat(header.as_value()[8:], byte.data))
-            with m.If(first):
-                m.d.sync += room.eq(headers.i.ready)
+                m.d.sync += [header.as_value().eq(Cat(header.as_value()[8:], byte.data)), room.eq(headers.i.ready)]
         with m.If(decoder.end):
-            m.d.sync += index.eq(0)
+            m.d.sync += [index.eq(0), first.eq(1)]
 
         # A word is complete with its eighth byte; the CRC, which comes behind the last one, never completes one.
         position = index - HEADER_BYTES
@@ -81,10 +79,13 @@ class FrameReceiver(wiring.Component):
             buffer.read_address.eq(Cat(self.read_address, released)),
             self.read_data.eq(buffer.read_data),
         ]
-        # Judged a cycle after its end; the first byte of the next frame comes later still.
-        size = HEADER_BYTES + CRC_BYTES + Mux(header.kind == Kind.WRITE, header.count, 0)
+        # Judged two cycles after its end, as the first byte of the next frame comes at the earliest. The size is known with the header, long before.
+        size, fits, match = Signal(range(HEADER_BYTES + (1 << len(header.count)) + CRC_BYTES)), Signal(), Signal()
         ended, whole = Signal(), Signal()
-        m.d.sync += [ended.eq(decoder.end), whole.eq(decoder.good & room & crc.match_detected & (index == size))]
+        m.d.sync += [
+            size.eq(HEADER_BYTES + CRC_BYTES + Mux(header.kind == Kind.WRITE, header.count, 0)), fits.eq(index == size), match.eq(crc.match_detected),
+            ended.eq(delayed(m, decoder.end, reset=True)), whole.eq(delayed(m, decoder.good) & room & match & fits),
+        ]
         m.d.comb += [headers.i.payload.eq(header), headers.i.valid.eq(ended & whole), self.damaged.eq(ended & ~whole)]
         m.d.sync += [received.eq(received + headers.i.valid), released.eq(released + (self.o.valid & self.o.ready))]
         return m
@@ -113,7 +114,8 @@ class FrameSender(wiring.Component):
         m = Module()
         m.submodules.checksum = crc = CRC32_ISO_HDLC(data_width=8).create()
         m.submodules.buffer = buffer = _Buffer()
-        answer = self.i.payload
+        answer = Signal(Answer)
+        m.d.sync += answer.eq(self.i.payload)
         shift = Signal(8 * HEADER_BYTES)
         left = Signal(range(HEADER_BYTES + 1))  # bytes of `shift`
         words, position = Signal(range(SLOT_WORDS + 1)), Signal(range(SLOT_WORDS))
@@ -128,14 +130,15 @@ class FrameSender(wiring.Component):
         with m.If(going):
             m.d.sync += [shift.eq(shift >> 8), left.eq(left - 1)]
         with m.FSM():
-            with m.State("Idle"):
+            with m.State("Idle"), m.If(self.i.valid):
+                m.next = "Begin"
+            with m.State("Begin"):
                 m.d.comb += crc.start.eq(1)
                 m.d.sync += [
                     shift.eq(answer.header), left.eq(HEADER_BYTES), tail.eq(0), position.eq(0), wait.eq(BlockRam.latency),
                     words.eq(Mux(answer.header.kind == Kind.DONE, answer.header.count >> 3, 0)),
                 ]
-                with m.If(self.i.valid):
-                    m.next = "Send"
+                m.next = "Send"
             with m.State("Send"):
                 m.d.comb += self.o.valid.eq(1)
                 with m.If(going & (left == 1)):

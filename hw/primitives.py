@@ -201,7 +201,7 @@ class WideRam(wiring.Component):
             enable = write_enable[lane] & self._in_segment(write_address, start, size)
             (group_read,) = copies(m, platform, read_addresses[number // self._groups_per_copy][:bits], 1, f"group{number}_read")
             (group_write,) = copies(m, platform, Cat(enable, write_address[:bits]), 1, f"group{number}_write")
-            group_data = delayed(m, write_data.word_select(lane, self._lane_width)[first:last], name=f"group{number}_data")
+            (group_data,) = copies(m, platform, write_data.word_select(lane, self._lane_width)[first:last], 1, f"group{number}_data")
             for bit, width in parts:
                 m.submodules[f"block{lane}_{segment}_{bit}"] = block = BlockRam(width, 1 << bits)
                 m.d.comb += [

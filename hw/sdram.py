@@ -220,10 +220,18 @@ class Sequencer(wiring.Component):
         due = Signal()
         with m.If(tick):
             m.d.sync += due.eq(1)
-        pause = _Wait(m, max(rp, rcd, clocks("rrd"), rfc, mrd), "pause")  # between commands to rows
         holds = [_Wait(m, max(after_read, after_write), f"hold{bank}") for bank in range(BANKS)]  # until a bank may be closed
         # Until the next READ or WRITE; a clock less, as `column` is a register.
         read_wait, write_wait = _Wait(m, BEAT_WORDS - 1, "read_wait"), _Wait(m, read_to_write - 1, "write_wait")
+
+        # Between commands to rows, which have RAS# in common; it begins a clock late, from the command's register.
+        pause, row_command = _Wait(m, max(rp, rcd, clocks("rrd"), rfc, mrd) - 1, "pause"), self.command.as_value()[0]
+        may_follow = pause.over & ~row_command
+        with m.If(row_command), m.Switch(self.command):
+            # A cycle less after ACTIVE: the first READ or WRITE is given one after the handing over.
+            for kind, wait in (Command.PRECHARGE, rp), (Command.ACTIVE, max(rcd, clocks("rrd")) - 1), (Command.REFRESH, rfc), (Command.MODE, mrd):
+                with m.Case(kind):
+                    m.d.sync += pause.begin(wait - 1)
 
         # The access whose beats are being given.
         current, active = Signal(access_layout(timing), reset_less=True), Signal()
@@ -275,35 +283,33 @@ class Sequencer(wiring.Component):
             with m.State("PRECHARGE"):
                 m.d.comb += command.eq(Mux(closable, Command.PRECHARGE, Command.NOP))
                 with m.If(closable & ~column):
-                    m.d.sync += pause.begin(rp)
                     m.next = "ACTIVATE"
             with m.State("ACTIVATE"):
-                m.d.comb += [command.eq(Mux(pause.over, Command.ACTIVE, Command.NOP)), address.eq(ahead.row)]
-                with m.If(pause.over & ~column):
-                    # A cycle less: the first READ or WRITE is given one after the handing over.
-                    m.d.sync += [pause.begin(max(rcd, clocks("rrd")) - 1), opened.bit_select(ahead.bank, 1).eq(1), rows[ahead.bank].eq(ahead.row)]
+                m.d.comb += [command.eq(Mux(may_follow, Command.ACTIVE, Command.NOP)), address.eq(ahead.row)]
+                with m.If(may_follow & ~column):
+                    m.d.sync += [opened.bit_select(ahead.bank, 1).eq(1), rows[ahead.bank].eq(ahead.row)]
                     m.next = "HAND OVER"
-            with m.State("HAND OVER"), m.If(pause.over & ~active):
+            with m.State("HAND OVER"), m.If(may_follow & ~active):
                 m.d.comb += hand_over.eq(1)
                 m.d.sync += [active.eq(1), current.eq(ahead), left.eq(ahead.last - 1)]
                 m.next = "IDLE"
             with m.State("CLOSE"):
-                m.d.comb += [command.eq(Mux(quiet & pause.over, Command.PRECHARGE, Command.NOP)), address.eq(1 << 10)]
-                with m.If(quiet & pause.over):
-                    m.d.sync += [pause.begin(rp), opened.eq(0)]
+                m.d.comb += [command.eq(Mux(quiet & may_follow, Command.PRECHARGE, Command.NOP)), address.eq(1 << 10)]
+                with m.If(quiet & may_follow):
+                    m.d.sync += opened.eq(0)
                     m.next = "REFRESH"
             with m.State("REFRESH"):
-                m.d.comb += command.eq(Mux(pause.over, Command.REFRESH, Command.NOP))
-                with m.If(pause.over):
-                    m.d.sync += [pause.begin(rfc), initial.eq(initial - 1), due.eq(tick)]
+                m.d.comb += command.eq(Mux(may_follow, Command.REFRESH, Command.NOP))
+                with m.If(may_follow):
+                    m.d.sync += [initial.eq(initial - 1), due.eq(tick)]
                     with m.If(self.ready):
                         m.next = "IDLE"  # all rows are closed, and to open one has to wait for `pause`
                     with m.Elif(initial[-1]):
                         m.next = "SET MODE"
             with m.State("SET MODE"):
-                m.d.comb += [command.eq(Mux(pause.over, Command.MODE, Command.NOP)), address.eq(MODE)]
-                with m.If(pause.over):
-                    m.d.sync += [pause.begin(mrd), self.ready.eq(1)]
+                m.d.comb += [command.eq(Mux(may_follow, Command.MODE, Command.NOP)), address.eq(MODE)]
+                with m.If(may_follow):
+                    m.d.sync += self.ready.eq(1)
                     m.next = "IDLE"
 
         # The banks' counters begin two clocks late: behind the command's register, and before that of `closable` and `quiet`.

@@ -46,7 +46,7 @@ class FrameServer(wiring.Component):
         m.submodules.answers = answers = Queue(Answer, 2 * WINDOW)
         wiring.connect(m, wiring.flipped(self.i), receiver.i)
         wiring.connect(m, answers.o, sender.i)
-        m.submodules.bytes = queue = Queue(FrameByte, 2)  # they may lie far apart
+        m.submodules.bytes = queue = Queue(FrameByte, 2, registered=True)  # they may lie far apart
         wiring.connect(m, sender.o, queue.i)
         wiring.connect(m, queue.o, encoder.i)
         wiring.connect(m, encoder.o, wiring.flipped(self.o))
@@ -58,6 +58,7 @@ class FrameServer(wiring.Component):
         session, expected = Signal(32), Signal(16)
         kept = Array(Signal(_Kept, init={"kind": Kind.INVALID}, name=f"kept{slot}") for slot in range(WINDOW))
         pending = Signal(WINDOW)  # slots whose answer is on its way
+        # Nothing here is in a hurry: a byte of the line lasts for dozens of cycles. So what is compared, and what comes from a bus, passes a register first.
         request = Signal(Header)
         m.d.sync += request.eq(receiver.o.payload)
         slot = request.sequence[: WINDOW.bit_length() - 1]
@@ -74,9 +75,10 @@ class FrameServer(wiring.Component):
             m.d.sync += pending.bit_select(slot, 1).eq(1)
 
         mine, turn, done, busy, aligned = (Signal(name=name) for name in ("mine", "turn", "done", "busy", "aligned"))
-        behind = expected - request.sequence
+        behind, named, known = Signal(16), Signal(), Signal()
         m.d.sync += [
-            mine.eq(request.session == session), turn.eq(behind[:16] == 0), done.eq((behind[:16] != 0) & (behind[:16] <= WINDOW)),
+            behind.eq(expected - request.sequence), turn.eq(behind == 0), done.eq((behind != 0) & (behind <= WINDOW)),
+            mine.eq(request.session == session), named.eq(request.session.any()), known.eq(request.value == session),
             aligned.eq(~request.value[:3].any() & ~request.count[:3].any() & request.count.any() & (request.count <= MAX_DATA)),
         ]
         m.d.comb += busy.eq(pending.bit_select(slot, 1))
@@ -88,6 +90,8 @@ class FrameServer(wiring.Component):
             with m.State("Idle"), m.If(receiver.o.valid):
                 m.next = "Compare"
             with m.State("Compare"):
+                m.next = "Judge"
+            with m.State("Judge"):
                 m.next = "Look"
             with m.State("Look"):
                 m.d.sync += result.eq(0)
@@ -113,9 +117,9 @@ class FrameServer(wiring.Component):
                 opened = Signal(Opened)
                 m.d.comb += [opened.expected.eq(expected), opened.window.eq(WINDOW), opened.version.eq(VERSION)]
                 m.d.sync += [result.kind.eq(Kind.DONE), result.value.eq(opened)]
-                with m.If(request.session.any() & (request.value == session)):
+                with m.If(named & known):
                     m.d.sync += session.eq(request.session)
-                with m.Elif(~request.session.any() | ~mine):
+                with m.Elif(~named | ~mine):
                     m.d.sync += [result.kind.eq(Kind.FOREIGN), result.value.eq(0)]
                 m.next = "Tell"
             with m.State("Do"):
@@ -148,28 +152,37 @@ class FrameServer(wiring.Component):
     def _access_register(self, m, request, result, marks):
         bus = self.axil
         command = Command(request.value[: Command.as_shape().size])
-        starts = (request.kind == Kind.WRITE_REGISTER) & (request.count == Register.COMMAND) & command.start & ~command.reset
+        write, starts = Signal(), Signal()
+        answered, failed, value = Signal(), Signal(), Signal(32)
+        m.d.sync += [
+            marks.accepted.eq(0),
+            write.eq(request.kind == Kind.WRITE_REGISTER), starts.eq(write & (request.count == Register.COMMAND) & command.start & ~command.reset),
+            answered.eq(bus.bvalid | bus.rvalid), failed.eq(Mux(bus.bvalid, bus.bresp[1], bus.rresp[1])), value.eq(bus.rdata),
+        ]
         m.d.comb += [bus.araddr.eq(request.count), bus.awaddr.eq(request.count), bus.wdata.eq(request.value), bus.wstrb.eq(0xF), bus.rready.eq(1), bus.bready.eq(1)]
         with m.State("Register"):
-            write = request.kind == Kind.WRITE_REGISTER
             m.d.sync += [bus.arvalid.eq(~write), bus.awvalid.eq(write), bus.wvalid.eq(write)]
             m.d.comb += marks.offered.eq(1)
             m.next = "Registered"
         with m.State("Registered"):
-            response = Mux(bus.bvalid, bus.bresp, bus.rresp)
-            with m.If(bus.bvalid | bus.rvalid):
-                m.d.comb += marks.accepted.eq(starts & ~response[1])
-                m.d.sync += [result.kind.eq(Mux(response[1], Kind.FAILED, Kind.DONE)), result.value.eq(Mux(bus.rvalid & ~response[1], bus.rdata, 0))]
+            m.d.sync += [result.kind.eq(Mux(failed, Kind.FAILED, Kind.DONE)), result.value.eq(Mux(failed | write, 0, value))]
+            with m.If(answered):
+                m.d.sync += marks.accepted.eq(starts & ~failed)
                 m.next = "Done"
 
     def _access_memory(self, m, request, result, slot, receiver, sender, marks):
         """Word by word: fetch what is to be written, a beat on the bus, store what has been read."""
         bus = self.axi
-        word, failed = Signal(range(SLOT_WORDS + 1)), Signal()
+        word, last, failed = Signal(range(SLOT_WORDS + 1)), Signal(), Signal()
         address = Signal(29)
         wait = Signal(range(2 * BlockRam.latency + 2))
         low, beat = Signal(32), Signal(64)
-        is_marks, write = request.value[31], request.kind == Kind.WRITE
+        is_marks, write = request.value[31], Signal()
+        answered, erred, value = Signal(), Signal(), Signal(64)
+        m.d.sync += [
+            write.eq(request.kind == Kind.WRITE), last.eq(word + 1 == request.count >> 3),
+            answered.eq(bus.bvalid | bus.rvalid), erred.eq(Mux(bus.bvalid, bus.bresp[1], bus.rresp[1])), value.eq(bus.rdata),
+        ]
         index = address[: (MARK_COUNT // 2).bit_length() - 1]
         m.d.comb += [
             receiver.read_address.eq(word), sender.write_address.eq(Cat(word[:-1], slot)), sender.write_data.eq(beat),
@@ -190,8 +203,8 @@ class FrameServer(wiring.Component):
                 with m.If(~is_marks):
                     m.d.sync += [bus.arvalid.eq(~write), bus.awvalid.eq(write), bus.wvalid.eq(write)]
                     m.next = "Beat"
-        with m.State("Beat"), m.If(bus.bvalid | bus.rvalid):
-            m.d.sync += [failed.eq(failed | Mux(bus.bvalid, bus.bresp[1], bus.rresp[1])), beat.eq(bus.rdata)]
+        with m.State("Beat"), m.If(answered):
+            m.d.sync += [failed.eq(failed | erred), beat.eq(value)]
             m.next = "Store"
         with m.State("Marks"):
             # Halves one after the other: written in the first two cycles, read with the latency of the block RAM.
@@ -206,7 +219,7 @@ class FrameServer(wiring.Component):
             m.d.comb += sender.write_enable.eq(~write)
             m.d.sync += [word.eq(word + 1), address.eq(address + 1), wait.eq(0)]
             m.next = "Word"
-            with m.If(word + 1 == request.count >> 3):
+            with m.If(last):
                 m.d.sync += [result.kind.eq(Mux(failed, Kind.FAILED, Kind.DONE)), result.count.eq(Mux(write | failed, 0, request.count))]
                 m.next = "Done"
 

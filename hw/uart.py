@@ -68,12 +68,11 @@ class UartTransmitter(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        phase, following = Signal(_PHASE_BITS), Signal(_PHASE_BITS + 1)
+        phase, tick = Signal(_PHASE_BITS), Signal()
         bits = Signal(10, init=-1)
         left = Signal(range(11))  # bits of the byte that the line has not had
-        tick = following[-1]
-        m.d.comb += [following.eq(phase + self._increment), self.i.ready.eq((left == 0) | (tick & (left == 1))), self.pin.eq(bits[0])]
-        m.d.sync += phase.eq(Mux(left == 0, 0, following[:-1]))
+        m.d.comb += [self.i.ready.eq((left == 0) | (tick & (left == 1))), self.pin.eq(bits[0])]
+        m.d.sync += Cat(phase, tick).eq(Mux(left == 0, 0, phase) + self._increment)
         with m.If(self.i.ready):
             m.d.sync += [bits.eq(Mux(self.i.valid, Cat(Const(0, 1), self.i.payload, Const(1, 1)), (1 << 10) - 1)), left.eq(Mux(self.i.valid, 10, 0))]
         with m.Elif(tick):

@@ -259,12 +259,13 @@ def test_decode(module):
     ("(header.wait & ~wait).any() | ", "", "wrong"),
     ("beats.ready & ~ending", "beats.ready", "wrong|unfounded"),
     ("[offered.eq(0), end.eq(0), ", "[end.eq(0), ", "wrong|overflow"),
-    ("i.valid.eq(offered[unit] & room[unit])", "i.valid.eq(offered[unit])", "overflow"),
+    ("[valid.eq(0), ", "[", "wrong|overflow|stuck|miscounted"),
+    ("i.valid.eq(valid & offered[unit] & room[unit])", "i.valid.eq(valid & offered[unit])", "overflow"),
     ("m.d.sync += room.eq(", "late = Signal.like(room)\n        m.d.sync += room.eq(late)\n        m.d.sync += late.eq(", "overflow"),
-    ("(offered & room).any() | end", "offered.any() | end", "lost|stuck|miscounted"),
+    ("((offered & room).any() | end)", "(offered.any() | end)", "lost|stuck|miscounted"),
     ("~have_first | ~valid", "1", "lost|miscounted"),
-    ("fault.eq(ErrorCode.OPCODE)", "end.eq(1)", "unfounded|miscounted"),
-    ("self.error.eq(fault)", "self.error.eq(ErrorCode.OPCODE)", "unfounded"),
+    ("fault.eq(ErrorCode.OPCODE)", "end.eq(1)", "unfounded|miscounted|stuck"),
+    ("self.error.eq(fault)", "self.error.eq(ErrorCode.OPCODE)", "unfounded|stuck"),
     ("self.index == self.length", "0", "stuck"),
 ])
 def test_faults_in_decode_show(old, new, fault):

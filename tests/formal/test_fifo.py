@@ -58,8 +58,8 @@ class Watched(wiring.Component):
         return m
 
 
-def watched(depth, module=fifo):
-    queue = module.Queue(1, depth)
+def watched(depth, module=fifo, **options):
+    queue = module.Queue(1, depth, **options)
     return Watched(queue, depth, 1 if depth <= module._LUT_DEPTH else 4)
 
 
@@ -69,28 +69,45 @@ def deep(old="", new=""):
     return watched(4, mutated(module, old, new) if old else module)
 
 
-@pytest.mark.parametrize("depth", [2, 4, 8, pytest.param(16, marks=pytest.mark.formal)])
-def test_queue_in_luts(depth):
-    prove(watched(depth))
+@pytest.mark.parametrize("registered", [False, True])
+@pytest.mark.parametrize("depth", [2, 3, 4, 8, pytest.param(16, marks=pytest.mark.formal)])
+def test_queue_in_luts(depth, registered):
+    prove(watched(depth, registered=registered))
 
 
 def test_queue_in_block_ram():
     prove(deep())
 
 
-@pytest.mark.parametrize(("old", "new", "fault"), [
-    ("fifo.r_en.eq(self.o.ready)", "fifo.r_en.eq(1)", "withdrawn|wrong"),
-    ("fifo.w_en.eq(valid)", "fifo.w_en.eq(valid & ~fifo.r_en)", "wrong|stuck|phantom"),
+@pytest.mark.parametrize(("depth", "old", "new", "fault"), [
+    (3, "take.eq(filled & self.o.ready)", "take.eq(filled)", "withdrawn|wrong|stuck|phantom"),
+    (3, "write_port.en.eq(put)", "write_port.en.eq(1)", "wrong|withdrawn"),
+    (3, "pointer == depth - 1", "pointer == depth - 2", "wrong|withdrawn"),
+    (3, "room.eq(count != depth - 1)", "room.eq(count != depth)", "overfull|wrong"),
+    (4, "room.eq(count != depth - 1)", "room.eq(count != depth - 2)", "refused"),
+    (3, "filled.eq(count != 1)", "filled.eq(count != 0)", "phantom"),
 ])
-def test_faults_in_luts_show(old, new, fault):
+def test_faults_in_luts_show(depth, old, new, fault):
     with pytest.raises(Refuted, match=fault):
-        prove(watched(2, mutated(fifo, old, new)))
+        prove(watched(depth, mutated(fifo, old, new)))
+
+
+@pytest.mark.parametrize(("depth", "old", "new", "fault"), [
+    (2, "next_one.eq(~filled | self.o.ready)", "next_one.eq(self.o.ready)", "stuck|refused"),
+    (3, "put.eq(valid & room & (stored | ~next_one))", "put.eq(valid & room & ~next_one)", "wrong|stuck|overfull"),
+    (3, "put.eq(valid & room & (stored | ~next_one))", "put.eq(valid & room)", "wrong|phantom|overfull|refused"),
+    (2, "Mux(stored, oldest, payload)", "payload", "wrong"),
+    (2, "filled.eq(stored | valid)", "filled.eq(valid)", "wrong|stuck|phantom|refused"),
+])
+def test_faults_in_registers_show(depth, old, new, fault):
+    with pytest.raises(Refuted, match=fault):
+        prove(watched(depth, mutated(fifo, old, new), registered=True))
 
 
 @pytest.mark.parametrize(("old", "new"), [
-    ("self.i.ready.eq(~stored[-1])", "self.i.ready.eq(1)"),
-    ("stored.any() & credit.any()", "stored.any()"),
-    ("stored + write - read", "stored + write - (read & ~write)"),
+    ("self.i.ready.eq(room), write.eq(self.i.valid & room)", "self.i.ready.eq(1), write.eq(self.i.valid)"),
+    ("read.eq(stored & ahead)", "read.eq(stored)"),
+    ("count + put - take", "count + put - (take & ~put)"),
     ("read, BlockRam.latency, reset=True", "read, BlockRam.latency"),
 ])
 def test_faults_in_block_ram_show(old, new):

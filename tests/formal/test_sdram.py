@@ -241,20 +241,20 @@ def test_refreshes():
 
 
 @pytest.mark.parametrize(("old", "new", "fault", "times"), [
-    ("pause.begin(rfc)", "pause.begin(rfc - 1)", "rfc", SLOWEST),
+    ("(Command.REFRESH, rfc)", "(Command.REFRESH, rfc - 1)", "rfc", SLOWEST),
     ("after_read = max(BEAT_WORDS, open_clocks - rcd)", "after_read = open_clocks - rcd", "cut", SLOWEST),
     *rest(
-        ("m.d.sync += pause.begin(rp)", "m.d.sync += pause.begin(rp - 1)", "rp", SLOWEST),
-        ("[pause.begin(rp), opened.eq(0)]", "[pause.begin(rp - 1), opened.eq(0)]", "rp", SLOWEST),
+        ("(Command.PRECHARGE, rp)", "(Command.PRECHARGE, rp - 1)", "rp", SLOWEST),
+        ("pause.over & ~row_command", "pause.over", "rp|rcd|rfc", SLOWEST),
         ('max(rcd, clocks("rrd")) - 1', 'max(rcd, clocks("rrd")) - 2', "rcd", SLOWEST),
-        ("pause.begin(mrd)", "pause.begin(2)", "mrd", SPREAD),
+        ("(Command.MODE, mrd)", "(Command.MODE, 2)", "mrd", SPREAD),
         ('max(clocks("ras"), clocks("rc") - rp)', 'clocks("ras")', "rc", SPREAD),
         ("after_read = max(BEAT_WORDS, open_clocks - rcd)", "after_read = BEAT_WORDS", "ras|rc", SPREAD),
         ('BEAT_WORDS - 1 + clocks("wr")', 'BEAT_WORDS - 2 + clocks("wr")', "wr", SLOWEST),
         ("BEAT_WORDS + CAS_LATENCY + _TURN_AROUND", "BEAT_WORDS + CAS_LATENCY", "contention", SLOWEST),
         (" & ~(given & (self.bank == ahead.bank))", "", "cut|ras|wr", SLOWEST),
         ("& ~active & ~given", "& ~given", "cut|closed|ras|wr", SLOWEST),
-        (", opened.eq(0)]", "]", "closed|rfc", SLOWEST),
+        ("m.d.sync += opened.eq(0)", "pass", "closed|rfc", SLOWEST),
         ("_INITIAL_REFRESHES = 8", "_INITIAL_REFRESHES = 7", "too_early", SLOWEST),
     ),
 ])
@@ -268,7 +268,7 @@ def test_faults_in_spacing_show(old, new, fault, times):
     *rest(
         ("hit.eq(open_row == ahead.row)", "hit.eq(1)", "astray"),
         ("current.column.eq(current.column + 1)", "current.column.eq(current.column)", "astray"),
-        ("m.If(pause.over & ~active)", "m.If(pause.over)", "astray|mismarked|too_many"),
+        ("m.If(may_follow & ~active)", "m.If(may_follow)", "astray|mismarked|too_many"),
         ("self.last.eq(left[-1])", "self.last.eq(current.last == 0)", "mismarked"),
     ),
 ])

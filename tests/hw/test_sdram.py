@@ -196,7 +196,7 @@ async def waits(dut):
         found.append(cycles)
     cocotb.log.info("cycles to an answer: %s", found)
     miss, hit, other_bank, conflict = found
-    assert hit <= 26 and hit + 1 <= miss == other_bank <= hit + 3 and other_bank < conflict <= hit + 6
+    assert hit <= 27 and hit + 1 <= miss == other_bank <= hit + 3 and other_bank < conflict <= hit + 6
 
 
 @cocotb.test()
