@@ -160,10 +160,10 @@ def test_network_through_the_pins(board, tmp_path, delay_ns):
 
 @pytest.mark.long
 def test_trained_network_through_the_pins(board, tmp_path):
-    """Half a second of the line's time."""
+    """A third of a second of the line's time."""
     from celosia.host.source import load_program  # not in the simulator as well
     from celosia.models import zoo
 
-    program, [image, *_] = load_program("fashion-resnet", "tiny", 1), zoo.get("fashion-resnet").sample_images()[0]
+    program, [image, *_] = load_program("fashion-vgg", "tiny", 1), zoo.get("fashion-vgg").sample_images()[0]
     codes = quantize(image[None], program.network.tensors[program.network.inputs[0]])
     run(board, tmp_path, program, codes, 3.0, timeout_seconds=4 * 3600)
