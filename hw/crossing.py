@@ -17,7 +17,8 @@ class Crossing(wiring.Component):
     """A stream from one clock domain into another. Both have to be reset together, for four cycles of the slower clock at least.
 
     Amaranth's `AsyncFIFOBuffered` reads at the address that follows from `o.ready`, which is late for a clock of 133 MHz. Here the address is a register, and so are
-    what comes out, whether there is anything to take and whether there is room. The elements lie in LUTs: a block RAM is as late unless its own register is used. That is `Queue`, of one clock.
+    what comes out, whether there is anything to take and whether there is room. The elements lie in LUTs: a block RAM is as late unless its own register is used.
+    That is `Queue`, of one clock.
     """
 
     def __init__(self, shape: ShapeLike, *, source: str, destination: str):

@@ -23,7 +23,7 @@ class DrainUnit(wiring.Component):
     """Requantizes the oldest complete bank of sums into the staging buffer, a group of `drain_lanes` channels a cycle.
 
     One request of sums every `outputs` / `drain_lanes` cycles, also from one instruction of several cycles to the next: one is taken ahead. What an
-    instruction's sums need is read as they arrive, whatever their latency (at least 1). `staged` follows `sums` after `latency` cycles.
+    instruction's sums need is read as they arrive, whatever their latency (at least 2). `staged` follows `sums` after `latency` cycles.
 
     The token for COMPUTE (the bank is free) is posted a cycle after the last sum has arrived, the others a cycle after the last code was staged, as the instruction
     retires. `saturated` counts the codes clamped among those staged in the cycle before. Banks are drained alternately, beginning with bank 0 after reset.
@@ -60,8 +60,14 @@ class DrainUnit(wiring.Component):
         more = Signal(11)  # pixels after the present one, less one: its sign marks the last
         beat = Signal(range(max(groups, 2)))  # Verilog has no signals without bits
         requested = Signal()  # the last cycle of the last request
-        accepted = Signal()
-        room = delayed(m, arriving.i.ready, name="room")  # a cycle late: none is accepted in the cycle after another
+        accepted, begun = Signal(), Signal()
+        m.d.sync += begun.eq(accepted)
+        # `arriving` may lie far away, with what its fields go to: they reach it a cycle after they are accepted, and its elements are counted here.
+        waiting, room = Signal(range(IN_FLIGHT + 1)), Signal()
+        m.d.sync += [
+            waiting.eq(waiting + accepted - (arriving.o.valid & arriving.o.ready)),
+            room.eq(waiting != IN_FLIGHT),  # a cycle late: none is accepted in the cycle after another
+        ]
         if groups == 1:
             m.d.comb += requested.eq(requesting & more[-1])
         else:  # known a cycle ahead, for much follows from it
@@ -69,7 +75,7 @@ class DrainUnit(wiring.Component):
         m.d.comb += [
             accepted.eq(taken & room & (~requesting | requested)),
             arriving.i.payload.eq(request),
-            arriving.i.valid.eq(accepted),
+            arriving.i.valid.eq(begun),
             self.sums_read.valid.eq(requesting & (beat == 0)),
             self.sums_read.bank.eq(bank),
             self.sums_read.pixel.eq(pixel),
@@ -169,7 +175,6 @@ class DrainUnit(wiring.Component):
             self.saturated.eq(Mux(valid, sum(clamped), 0)),
         ]
         unfinished = Signal(6)  # instructions begun and not retired: each has at least one group, so the pipeline's length bounds them
-        begun = delayed(m, accepted, reset=True)
         m.d.sync += unfinished.eq(unfinished + begun - retired)
         m.d.comb += self.control.busy.eq(taken | begun | unfinished.any())
         return m
