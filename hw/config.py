@@ -139,7 +139,7 @@ CONFIGS = {
     for config in (
         AcceleratorConfig(name="tiny", board="none", outputs=2, inputs=8, drain_lanes=2, drain_multipliers=False, map_words=2048,
                           weight_words=512, tile_pixels=64, stage_pixels=128, parameter_words=64, memory_bytes=1 << 25),
-        AcceleratorConfig(name="ulx3s-25f", board="ulx3s-25f", outputs=4, inputs=8, drain_lanes=2, map_words=4096, weight_words=1024,
+        AcceleratorConfig(name="ulx3s-25f", board="ulx3s-25f", outputs=4, inputs=8, drain_lanes=2, map_words=3072, weight_words=1024,
                           tile_pixels=256, stage_pixels=512, parameter_words=512),
         AcceleratorConfig(name="ulx3s-45f", board="ulx3s-45f", outputs=8, drain_lanes=2, map_words=6144, weight_words=2048,
                           tile_pixels=256, stage_pixels=512),
