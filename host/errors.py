@@ -10,7 +10,11 @@ class CelosiaError(ValueError):
 
 
 class UnsupportedError(CelosiaError):
-    """An operation the engine or the compiler cannot run."""
+    """An operation the engine or the compiler cannot run; `node` is the one of the graph that is to blame, if it is one."""
+
+    def __init__(self, sentence: str, node=None):
+        super().__init__(sentence)
+        self.node = node
 
 
 class CompileError(CelosiaError):

@@ -18,7 +18,7 @@ from .operations import FUNCTIONS
 from .simplify import check_finite, simplify
 from .trace import fixed_batch, input_count, trace
 
-__all__ = ["EngineQuantizer", "QuantizedModel", "quantize"]
+__all__ = ["Calibration", "EngineQuantizer", "QuantizedModel", "quantize"]
 
 
 class RangeObserver(ObserverBase):
@@ -135,25 +135,42 @@ def quantize(model: "torch.nn.Module | torch.export.ExportedProgram", calibratio
         raise CelosiaError("calibration: there is no batch; give at least one batch of images")
     progress("export", 0)
     graph = simplify(trace(model, first))
-    check_finite(graph)
     batch = fixed_batch(graph)
-    place(graph, next(_parts(first, batch)))
-    quantizer = EngineQuantizer()
-    prepared = prepare_pt2e(graph, quantizer)
-    with torch.no_grad():
-        for index, inputs in enumerate(_chain(first, batches)):
-            if [x.shape[1:] for x in inputs] != [x.shape[1:] for x in first]:
-                raise CelosiaError(f"calibration batch {index} has images of shape {tuple(inputs[0].shape[1:])}, "
-                                   f"the first had {tuple(first[0].shape[1:])}; resize them alike")
-            for part in _parts(inputs, batch):
-                prepared(*part)
-            progress("calibrate", index + 1)
-    _check_ranges(prepared, quantizer.groups)
+    calibration = Calibration(graph, next(_parts(first, batch)))
+    for index, inputs in enumerate(_chain(first, batches)):
+        if [x.shape[1:] for x in inputs] != [x.shape[1:] for x in first]:
+            raise CelosiaError(f"calibration batch {index} has images of shape {tuple(inputs[0].shape[1:])}, "
+                               f"the first had {tuple(first[0].shape[1:])}; resize them alike")
+        for part in _parts(inputs, batch):
+            calibration(*part)
+        progress("calibrate", index + 1)
     progress("convert", 0)
-    converted = convert_pt2e(prepared)
-    network, nodes = lower(converted, quantizer.groups, name=name or _name(model))
-    known = {"classes": list(classes), "preprocess": dict(preprocess or {}), "batch": batch}
-    return QuantizedModel(**network.__dict__ | known, reference=converted, nodes=nodes).verify()
+    return calibration.convert(name or _name(model), classes=list(classes), preprocess=dict(preprocess or {}), batch=batch)
+
+
+class Calibration:
+    """A simplified graph that notes the ranges of its maps; `example` is one batch of each input, float32.
+
+    Raises :exc:`CelosiaError` for a NaN or an infinity among the parameters, :exc:`UnsupportedError` for what the engine cannot run.
+    """
+
+    def __init__(self, graph: torch.fx.GraphModule, example: "tuple[torch.Tensor, ...]"):
+        check_finite(graph)
+        place(graph, example)
+        self._quantizer = EngineQuantizer()
+        self._prepared = prepare_pt2e(graph, self._quantizer)
+
+    def __call__(self, *inputs: torch.Tensor):
+        """What the graph computes of float32 inputs, in float32; the ranges are noted."""
+        with torch.no_grad():
+            return self._prepared(*inputs)
+
+    def convert(self, name: str, **fields) -> QuantizedModel:
+        """The network of that name, with other `fields` of it, by the ranges seen. Raises :exc:`CelosiaError` naming the layer if they are none. Called once."""
+        _check_ranges(self._prepared, self._quantizer.groups)
+        converted = convert_pt2e(self._prepared)
+        network, nodes = lower(converted, self._quantizer.groups, name=name)
+        return QuantizedModel(**network.__dict__ | fields, reference=converted, nodes=nodes).verify()
 
 
 def _name(model):
