@@ -13,6 +13,8 @@ _PUBLIC = {
     "quantize": "celosia.host.quantize",
     "QuantizedModel": "celosia.host.quantize",
     "compile": "celosia.host.compile",
+    "offload": "celosia.host.offload",
+    "offload_report": "celosia.host.offload",
     "open_device": "celosia.host.device",
     "Result": "celosia.host.device",
     "assert_bit_exact": "celosia.host.bit_exact",

@@ -1,6 +1,6 @@
 """Errors that are the user's to solve: one sentence that names the layer, file or option, the reason and what to do."""
 
-__all__ = ["CelosiaError", "CompileError", "UnsupportedError"]
+__all__ = ["CelosiaError", "CompileError", "NoRoomError", "UnsupportedError"]
 
 
 class CelosiaError(ValueError):
@@ -19,3 +19,7 @@ class UnsupportedError(CelosiaError):
 
 class CompileError(CelosiaError):
     """A network that does not fit a configuration."""
+
+
+class NoRoomError(CompileError):
+    """A network whose maps and weights exceed a configuration's memory."""
