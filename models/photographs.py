@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from itertools import count, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from .data import DataError, Preprocess
+
+if TYPE_CHECKING:
+    from torch import nn
 
 #: Distribution, package, folder in it and file names. Drawings and test patterns are left out.
 _SOURCES = (
@@ -68,6 +73,18 @@ def random_crops(names: Sequence[str], size: int, preprocess: Preprocess, *, see
         left, top = x * (photograph.width - side), y * (photograph.height - side)
         crop = np.asarray(photograph.resize((size, size), _resample(preprocess), box=(left, top, left + side, top + side)))
         yield crop[:, ::-1] if mirror < 0.5 else crop
+
+
+def recognised(crops: Iterator[np.ndarray], network: nn.Module, preprocess: Preprocess, *, least: float) -> Iterator[tuple[int, np.ndarray, int, float]]:
+    """Those of the uint8 images (H, W, 3) to which a classifier gives a class with at least that probability: number, image, class and probability."""
+    import torch
+
+    for first in count(step=16):
+        images = np.stack(list(islice(crops, 16)))
+        with torch.no_grad():
+            values, classes = network(torch.from_numpy(preprocess(images))).softmax(1).max(1)
+        for index in (values >= least).nonzero().flatten().tolist():
+            yield first + index, images[index], int(classes[index]), float(values[index])
 
 
 def _open(name):
