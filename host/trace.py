@@ -48,9 +48,10 @@ def load_model(spec: str, weights: "str | Path | None" = None, trust: bool = Fal
     else:
         from ..models import zoo
         try:
-            model = zoo.get(spec).build()
+            entry = zoo.get(spec)
         except ValueError as error:
             raise CelosiaError(f"{error}; or name a .pt2 file or module:factory") from None
+        model = entry.build()
     if weights is not None:
         _load_weights(model, Path(weights))
     return model.eval()

@@ -219,7 +219,8 @@ class Network:
     outputs: list[str]
     #: Names of the classes of a classifier's output, if known.
     classes: list[str] = field(default_factory=list)
-    #: How a photograph becomes the input: {"size": [H, W], "mean": [...], "std": [...]}; empty if unknown.
+    #: How a photograph becomes the input: {"size": [H, W], "mean": [...], "std": [...]}; empty if unknown. "crop", the share of the shorter side
+    #: that is used (without it 1), and "resample", bilinear (without it) or bicubic, say how it is scaled.
     preprocess: dict = field(default_factory=dict)
     #: Output name → shape the caller sees per image, where it is not (C, H, W), e.g. (C,) after a flatten.
     output_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
