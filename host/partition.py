@@ -49,7 +49,8 @@ class _Partitioner:
         self.graph.eliminate_dead_code()
         self.placeholders = [node for node in self.graph.nodes if node.op == "placeholder" and is_tensor(node)]
         [self.output] = [node for node in self.graph.nodes if node.op == "output"]
-        self.batch = str(self.placeholders[0].meta["val"].shape[0]) if self.placeholders else ""
+        #: What N is called: by each input in a way of its own, unless an operation brings them together.
+        self.batches = {str(node.meta["val"].shape[0]) for node in self.placeholders if node.meta["val"].dim()}
         self.refusals = {}  # node → UnsupportedError
 
     def result(self):
@@ -86,7 +87,7 @@ class _Partitioner:
         value = node.meta["val"]
         if value.dtype != torch.float32:
             return f"reads {str(value.dtype).removeprefix('torch.')} values, which no device has"
-        if value.dim() not in (2, 4) or str(value.shape[0]) != self.batch or not all(str(size).isdigit() for size in value.shape[1:]):
+        if value.dim() not in (2, 4) or str(value.shape[0]) not in self.batches or not all(str(size).isdigit() for size in value.shape[1:]):
             return f"reads a tensor of shape {tuple(map(str, value.shape))}, which is no batch of maps of a fixed size"
         return None
 
@@ -147,7 +148,7 @@ class _Partitioner:
         if node.op != "call_function" or isinstance(node.meta.get("val"), (torch.Tensor, tuple, list)):
             return False
         if operation(node) == "sym_size":
-            return str(node.meta["val"]) == self.batch or str(node.meta["val"]).isdigit()
+            return str(node.meta["val"]) in self.batches or str(node.meta["val"]).isdigit()
         return all(self.free(source) for source in node.all_input_nodes)
 
     def reasons(self, nodes):
@@ -182,7 +183,7 @@ class _Draft:
         return self.partitioner.free(node) or (self.host and node.op == "call_function" and node.target in RESHAPES)
 
     def has_batch(self, node):
-        return is_tensor(node) and str(node.meta["val"].shape[0]) == self.partitioner.batch
+        return is_tensor(node) and str(node.meta["val"].shape[0]) in self.partitioner.batches
 
     def module(self):
         graph, copies = torch.fx.Graph(), {}

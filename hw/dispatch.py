@@ -131,14 +131,17 @@ class Dispatcher(wiring.Component):
         for unit in Unit:
             m.d.comb += [queues[unit].i.valid.eq(valid & offered[unit] & room[unit]), queues[unit].i.payload.eq(instruction)]
 
-        # Overruled by the errors of `_issue`, which come later.
         with m.If(self.start):
             m.d.sync += running.eq(1)
-        with m.If(self.error == ErrorCode.NONE):
-            with m.If(valid & (fault != ErrorCode.NONE)):
-                m.d.sync += self.error.eq(fault)
-            with m.Elif(running & ~ending & ~valid & (self.index == self.length)):
-                m.d.sync += self.error.eq(ErrorCode.NO_END)
+        # What is found is an error a cycle later: it comes from everywhere. Nothing that is found here is handed out.
+        found = Signal(ErrorCode)
+        m.d.sync += found.eq(ErrorCode.NONE)
+        with m.If(valid & (fault != ErrorCode.NONE)):
+            m.d.sync += found.eq(fault)
+        with m.Elif(running & ~ending & ~valid & (self.index == self.length)):
+            m.d.sync += found.eq(ErrorCode.NO_END)
+        with m.If(self.error == ErrorCode.NONE):  # overruled by the errors of `_issue`, which come later
+            m.d.sync += self.error.eq(found)
 
     def _issue(self, m, queues):
         """Each unit's next instruction takes its tokens, then waits for the unit."""

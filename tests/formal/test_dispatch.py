@@ -111,7 +111,7 @@ class Decode(wiring.Component):
             "lost": Out(1),        # an instruction is followed by the next one before it has been handed out
             "unfounded": Out(1),   # the program ends or fails without a reason
             "miscounted": Out(1),  # `index` is not how many instructions have been handed out
-            "stuck": Out(1),       # with room, an instruction waits for a second cycle, as do END and an error; a beat waits for nothing
+            "stuck": Out(1),       # with room, an instruction waits for a second cycle, as does END, or an error for a third; a beat waits for nothing
         })
 
     def _decode(self, dispatcher):
@@ -159,16 +159,16 @@ class Decode(wiring.Component):
             m.d.sync += [have_first.eq(~have_first), first.eq(beats.payload)]
             with m.If(have_first):
                 m.d.sync += [instruction.eq(Cat(first, beats.payload)), present.eq(1)]
-        pending, was_pending = Signal(), Signal()
-        m.d.comb += pending.eq((unit & room).any() & ~given.any() | end & ~self._ending | (failure != dispatcher.error))
-        m.d.sync += was_pending.eq(pending)
+        pending, was_pending, failing = Signal(), Signal(), Signal(3)
+        m.d.comb += [pending.eq((unit & room).any() & ~given.any() | end & ~self._ending), failing[0].eq(failure != dispatcher.error)]
+        m.d.sync += [was_pending.eq(pending), failing[1:].eq(failing)]
         m.d.comb += [
             self.wrong.eq((given & ~unit).any() | Cat(queue.i.valid & (queue.i.payload != instruction) for queue in queues).any()),
             self.overflow.eq((given & ~room).any()),
             self.lost.eq(came & have_first & ~over & present),
             self.unfounded.eq(self._ending & ~end | (dispatcher.error != ErrorCode.NONE) & (dispatcher.error != failure)),
             self.miscounted.eq(~end & (dispatcher.index != count)),
-            self.stuck.eq(pending & was_pending | self.came & ~beats.ready & ~present),
+            self.stuck.eq(pending & was_pending | failing.all() | self.came & ~beats.ready & ~present),
         ]
         return m
 
@@ -265,7 +265,7 @@ def test_decode(module):
     ("((offered & room).any() | end)", "(offered.any() | end)", "lost|stuck|miscounted"),
     ("~have_first | ~valid", "1", "lost|miscounted"),
     ("fault.eq(ErrorCode.OPCODE)", "end.eq(1)", "unfounded|miscounted|stuck"),
-    ("self.error.eq(fault)", "self.error.eq(ErrorCode.OPCODE)", "unfounded|stuck"),
+    ("found.eq(fault)", "found.eq(ErrorCode.OPCODE)", "unfounded|stuck"),
     ("self.index == self.length", "0", "stuck"),
 ])
 def test_faults_in_decode_show(old, new, fault):

@@ -95,6 +95,20 @@ def test_the_module_around_it_works_unchanged(detector, offloaded, count):
     assert not torch.equal(got["answers"], want["answers"]), "int8 rounds"
 
 
+def test_maps_that_nothing_brings_together_are_of_one_batch():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, maps):
+            return [self.conv(x).relu() for x in maps]
+
+    with celosia.open_device("golden", "tiny") as device, torch.no_grad():
+        fast = offload(Shared(), [""], calibrate=[([torch.randn(2, 8, 6, 6), torch.randn(2, 8, 3, 3)],)], device=device)
+        assert [row["where"] for row in offload_report(fast)["parts"]] == ["device"] and offload_report(fast)["share"] == 1.0
+
+
 def test_no_region_at_all(detector, offloaded):
     dark = [torch.zeros(3, 16, 16)]
     with torch.no_grad():
