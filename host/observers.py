@@ -1,7 +1,6 @@
 """How the scale of a map follows from the values seen while calibrating."""
 
 import math
-from functools import partial
 
 import torch
 from torchao.quantization.pt2e.observer import HistogramObserver, ObserverBase

@@ -8,8 +8,9 @@ import torch
 from ..hw.network import MOST_PHASES
 from .errors import UnsupportedError
 
-__all__ = ["ADD", "AVERAGE_POOLS", "BATCH_NORM", "CAT", "CLIPS", "CONV", "CONV_TRANSPOSE", "COPY", "FUNCTIONS", "LEAKY", "LINEAR", "MAX_POOL", "PAD", "RESHAPES",
-           "SCALE", "SLICE", "UPSAMPLES", "add_parameter", "call", "check", "image_shape", "is_tensor", "label", "refuse", "set_value", "source_of", "tensor_users", "value_of"]
+__all__ = ["ADD", "AVERAGE_POOLS", "BATCH_NORM", "CAT", "CLIPS", "CONV", "CONV_TRANSPOSE", "COPY", "FUNCTIONS", "LEAKY", "LINEAR", "MAX_POOL", "PAD",
+           "RESHAPES", "SCALE", "SLICE", "UPSAMPLES", "add_parameter", "call", "check", "image_shape", "is_tensor", "label", "refuse", "set_value", "source_of",
+           "tensor_users", "value_of"]
 
 aten = torch.ops.aten
 

@@ -56,8 +56,8 @@ def fine_tune_graph(prepared: torch.fx.GraphModule, original: torch.fx.GraphModu
               labels: "torch.Tensor | None" = None, batch: "int | None" = None, progress: "Callable[[str, int], None] | None" = None) -> "list[float]":
     """Train the weights and biases of a prepared and calibrated graph through its rounding (Jacob et al. 2018, arXiv:1712.05877, section 3).
 
-    `inputs` are all images, float32 (N, …) for each argument, `labels` int64 (N,), `batch` the size the graph insists on, if it does. Ranges of maps stay, batch norms are
-    folded. Adam, whose steps fall to 0 along half a cosine. Every eighth image is held out: the weights with the least loss on those are kept, be it those before.
+    `inputs` are all images, float32 (N, …) for each argument, `labels` int64 (N,), `batch` the size the graph insists on, if it does. Ranges of maps stay, batch norms
+    are folded. Adam's steps fall to 0 along half a cosine. Every eighth image is held out: the weights with the least loss on those are kept, be it those before.
     The loss is the squared difference of the outputs from the float network's, `original`'s, over their mean square; with labels, plus the cross-entropy.
     Returns the loss on the held-out images before and after every epoch.
     """

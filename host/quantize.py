@@ -112,9 +112,9 @@ def quantize(model: "torch.nn.Module | torch.export.ExportedProgram", calibratio
     progress("export", 0)
     graph = simplify(trace(model, first))
     check_finite(graph)
-    if equalize:
-        equalization.equalize(graph)
     batch = fixed_batch(graph)
+    if equalize:
+        equalization.equalize(graph, next(_parts(first, batch)))
     place(graph, next(_parts(first, batch)))
     quantizer = EngineQuantizer(method)
     prepared = prepare_pt2e(graph, quantizer)
