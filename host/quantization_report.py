@@ -13,7 +13,7 @@ from ..sim import golden
 from .errors import CelosiaError
 from .quantize import QuantizedModel
 
-__all__ = ["draw_report", "quantization_report", "write_report"]
+__all__ = ["draw_report", "quantization_report", "report_rows", "write_report"]
 
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 #: Images computed at once.
@@ -136,6 +136,20 @@ def _float_nodes(qmodel):
     return {name: found[node] for name, node in qmodel.nodes.items() if name in qmodel.tensors}
 
 
+def _share(value):
+    return "<0.01%" if 0 < value < 1e-4 else f"{value:.2%}"
+
+
+def report_rows(report: dict) -> "tuple[tuple[str, ...], list[tuple]]":
+    """Columns and rows of a table of a report."""
+    def decibels(value):
+        return "∞" if value is None else f"{value:.1f}"
+
+    rows = [(row["name"], row["op"], decibels(row["sqnr_db"]), decibels(row["local_sqnr_db"]), _share(row["saturated_low"]), _share(row["saturated_high"]),
+             f"{row['lowest_code']} … {row['highest_code']}", f"{row['codes_used']:.0%}", f"{row['scale']:.4g}", row["zero_point"]) for row in report["layers"]]
+    return ("layer", "", "SQNR dB", "its own", "cut low", "cut high", "codes", "used", "scale", "zero point"), rows
+
+
 def write_report(report: dict, folder: "str | Path") -> "list[Path]":
     """Write a report as `quantization.json` and `quantization.png` into a folder, made if need be; the files. Raises :exc:`CelosiaError` if it cannot."""
     folder = Path(folder)
@@ -160,7 +174,7 @@ def draw_report(report: dict) -> Image.Image:
     picture = Image.new("RGB", (ratio + decibels + 60, (len(rows) + 2) * line + gap), "white")
     pen = ImageDraw.Draw(picture)
     pen.text((gap, gap), f"{report['model']}, {report['images']} images", "black", font)
-    pen.text((codes, gap), "codes −128 … 127", "black", font)
+    pen.text((codes, gap), "codes -128 to 127", "black", font)
     pen.text((ratio, gap), "SQNR in dB: so far, layer's own", "black", font)
     for index, (row, label) in enumerate(zip(rows, labels)):
         y = gap + (index + 1) * line + 5
@@ -172,7 +186,7 @@ def draw_report(report: dict) -> Image.Image:
         for share, x, anchor, edge in ((row["saturated_low"], codes - 4, "ra", codes), (row["saturated_high"], codes + bar + 4, "la", codes + bar - 5)):
             if share:
                 pen.rectangle((edge, top, edge + 4, bottom), "#d03030")
-                pen.text((x, y), f"{share:.2%}", "#d03030", font, anchor=anchor)
+                pen.text((x, y), _share(share), "#d03030", font, anchor=anchor)
         for key, colour, first, last in (("local_sqnr_db", "#c8d8c0", top, bottom), ("sqnr_db", "#4f8f4f", top + 4, bottom - 4)):
             value = row[key]
             pen.rectangle((ratio, first, ratio + (decibels if value is None else min(max(3 * value, 0), decibels)), last), colour)
