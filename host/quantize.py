@@ -145,6 +145,8 @@ def _fine_tune(prepared, original, groups, settings, seen, batch, progress):
     settings, labels = FineTuning() if settings is True else settings, None
     if settings.batches is not None:
         batches = list(settings.batches)
+        if not batches:
+            raise CelosiaError("fine-tuning: there is no batch; give at least one batch of images, or none to use those of the calibration")
         labels = settings.labels_of(batches, len(seen[0]))
         shapes = [x.shape[1:] for x in seen[0]]
         seen = [_check_batch(item, len(shapes), index) for index, item in enumerate(batches)]
