@@ -29,7 +29,7 @@ __all__ = ["EngineQuantizer", "QuantizedModel", "quantize"]
 class EngineQuantizer(Quantizer):
     """Places observers where the engine rounds: after each group of operations that becomes one layer, and on weights.
 
-    After preparation, :attr:`groups` holds the groups.
+    `method` is that of :func:`quantize`. After preparation, :attr:`groups` holds the groups.
     """
 
     groups: Groups
@@ -98,6 +98,11 @@ def quantize(model: "torch.nn.Module | torch.export.ExportedProgram", calibratio
     model will see are enough. `progress` is called with a stage ("export", "calibrate", "convert") and the batches seen so far.
     `classes` and `preprocess` go into the network. The model stays as it is; a model in training mode is copied and evaluated.
 
+    `method` is how ranges of maps are found, one of :data:`~celosia.host.observers.METHODS`. `equalize` scales channels across layers
+    (:func:`~celosia.host.equalize.equalize`), `correct_bias` puts layers' mean errors into their biases (:func:`~celosia.host.correct.correct_biases`), `fine_tune` trains
+    the weights through the rounding (:class:`~celosia.host.qat.FineTuning`, or True for its defaults). docs/quantization.md has what each brings, and why none is the
+    default. With the latter two, the batches are kept in memory.
+
     Raises :exc:`CelosiaError` for NaN or infinite weights or images, images of a wrong shape or type, and
     :exc:`UnsupportedError` naming the first operation that the engine cannot run.
     """
@@ -118,7 +123,7 @@ def quantize(model: "torch.nn.Module | torch.export.ExportedProgram", calibratio
     place(graph, next(_parts(first, batch)))
     quantizer = EngineQuantizer(method)
     prepared = prepare_pt2e(graph, quantizer)
-    original, seen = without_observers(prepared), []
+    original, seen = without_observers(prepared), []  # what fine-tuning and correction see again
     with torch.no_grad():
         for index, inputs in enumerate(_chain(first, batches)):
             if [x.shape[1:] for x in inputs] != [x.shape[1:] for x in first]:
