@@ -99,9 +99,9 @@ def quantize(model: "torch.nn.Module | torch.export.ExportedProgram", calibratio
     `classes` and `preprocess` go into the network. The model stays as it is; a model in training mode is copied and evaluated.
 
     `method` is how ranges of maps are found, one of :data:`~celosia.host.observers.METHODS`. `equalize` scales channels across layers
-    (:func:`~celosia.host.equalize.equalize`), `correct_bias` puts layers' mean errors into their biases (:func:`~celosia.host.correct.correct_biases`), `fine_tune` trains
-    the weights through the rounding (:class:`~celosia.host.qat.FineTuning`, or True for its defaults). docs/quantization.md has what each brings, and why none is the
-    default. With the latter two, the batches are kept in memory.
+    (:func:`~celosia.host.equalize.equalize`), `correct_bias` puts layers' mean errors into their biases (:func:`~celosia.host.correct.correct_biases`),
+    `fine_tune` trains the weights through the rounding (:class:`~celosia.host.qat.FineTuning`, or True for its defaults); the latter two keep the batches in
+    memory. docs/quantization.md has what each brings, and why none is the default.
 
     Raises :exc:`CelosiaError` for NaN or infinite weights or images, images of a wrong shape or type, and
     :exc:`UnsupportedError` naming the first operation that the engine cannot run.
