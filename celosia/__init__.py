@@ -15,6 +15,8 @@ _PUBLIC = {
     "FineTuning": "celosia.host.qat",
     "quantization_report": "celosia.host.quantization_report",
     "compile": "celosia.host.compile",
+    "offload": "celosia.host.offload",
+    "offload_report": "celosia.host.offload",
     "open_device": "celosia.host.device",
     "Result": "celosia.host.device",
     "assert_bit_exact": "celosia.host.bit_exact",

@@ -9,10 +9,10 @@ from ..hw.config import AcceleratorConfig
 from ..hw.isa import Base
 from ..hw.network import Network
 from ..hw.program import Placement, map_bytes, place_regions
-from .errors import CompileError
+from .errors import NoRoomError
 from .tile import Plan
 
-__all__ = ["Memory", "allocate"]
+__all__ = ["Memory", "allocate", "check_memory"]
 
 _ALIGNMENT = 512  # bytes: a burst of 64 beats
 
@@ -26,7 +26,7 @@ class Memory:
 
 
 def allocate(config: AcceleratorConfig, network: Network, plans: list[Plan], batch: int) -> Memory:
-    """Place a network's tensors. Raises :exc:`CompileError` naming the bytes if maps and weights exceed the memory."""
+    """Place a network's tensors."""
     whole = {name: network.part(name).tensor for name in network.tensors}
     last_use = dict.fromkeys(network.tensors, -1)
     for index, layer in enumerate(network.layers):
@@ -63,11 +63,11 @@ def allocate(config: AcceleratorConfig, network: Network, plans: list[Plan], bat
 
 
 def check_memory(config: AcceleratorConfig, network: Network, sizes: dict[Base, int]) -> None:
-    """Raises :exc:`CompileError` naming the bytes if the regions exceed the memory."""
+    """Raises :exc:`NoRoomError` naming the bytes if the regions exceed the memory."""
     needed = place_regions(sizes)[1]
     if needed > config.memory_bytes:
         parts = ", ".join(f"{base.name.lower()} {size:,}" for base, size in sizes.items())
-        raise CompileError(f"network {network.name}: needs {needed:,} bytes of memory ({parts}), config {config.name!r} has {config.memory_bytes:,}; "
+        raise NoRoomError(f"network {network.name}: needs {needed:,} bytes of memory ({parts}), config {config.name!r} has {config.memory_bytes:,}; "
                            "use a config with more memory, a smaller batch or a smaller network")
 
 

@@ -80,7 +80,7 @@ def check(
 ) -> None:
     """What runs where, whether it fits the memory, and the speed to expect; seconds, no calibration."""
     from ..hw.config import get_config
-    from .report import memory_report
+    from .report import estimate_report, memory_report
     from .source import DEFAULT_CONFIG, compile_network, load_program, sketch
 
     if model.endswith((".celq", ".celp")) and (shape or weights or trust):
@@ -91,11 +91,14 @@ def check(
         chosen = get_config(config or DEFAULT_CONFIG)
         network = sketch(model, _shape(shape), weights=weights, trust=trust)
         program = compile_network(network, chosen, batch or network.batch or 1)
-    report = {"model": model, "config": program.config.name, "batch": program.batch, **_estimate(program), "memory": memory_report(program)}
+    report = {"model": model, "config": program.config.name, "batch": program.batch, **estimate_report(program), "memory": memory_report(program)}
     if as_json:
         return emit(report)
     _layers(report["layers"])
-    return print(f"all {len(report['layers'])} layers run on the accelerator; {_fit(report)}")
+    _host_layers(report)
+    all_layers = len(report["layers"]) + len(report["host_layers"])
+    of = f"{len(report['layers'])} of {all_layers}" if report["host_layers"] else f"all {all_layers}"
+    return print(f"{of} layers run on the accelerator; {_fit(report)}")
 
 
 @app.command()
@@ -146,7 +149,7 @@ def compile(
     as_json: Json = False,
 ) -> None:
     """A quantized model to a program for one configuration and batch size."""
-    from .report import memory_report
+    from .report import estimate_report, memory_report
     from .source import load_program
 
     _expect_folder(output)
@@ -154,11 +157,12 @@ def compile(
         program = load_program(model, config, batch, progress)
     _write(program, output)
     report = {"model": model, "output": str(output), "config": program.config.name, "batch": program.batch, "instructions": program.instructions,
-              "memory": memory_report(program), **_estimate(program)}
+              "memory": memory_report(program), **estimate_report(program)}
     if as_json:
         return emit(report)
     if explain:
         _layers(report["layers"])
+        _host_layers(report)
     return print(f"{output}: {program.instructions:,} instructions; {_fit(report)}")
 
 
@@ -439,13 +443,6 @@ def _diff_note(vcd, report):
     return text
 
 
-def _estimate(program):
-    layers = [{"name": layer.name, "op": layer.op, "macs": layer.macs * program.batch, "cycles": int(max(item["compute"], item["memory"])),
-               "bound_cycles": int(item["bound"]), "dram_bytes": int(item["bytes"])} for layer, item in zip(program.network.layers, program.estimates)]
-    cycles = sum(row["cycles"] for row in layers)
-    return {"layers": layers, "cycles": cycles, "macs": program.macs, "frames_per_second": program.batch * program.config.clock_mhz * 1e6 / cycles}
-
-
 def _layers(rows):
     """A table of layers, or their total, with whatever figures they have."""
     columns = {"name": "layer", "op": "op", "macs": "MACs", "cycles": "cycles", "bound_cycles": "bound", "dram_bytes": "DRAM bytes", "utilisation": "utilisation"}
@@ -455,6 +452,12 @@ def _layers(rows):
         return f"{value:.1%}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value or ""
 
     table(tuple(columns.values()), [[cell(row[key]) for key in columns] for row in rows])
+
+
+def _host_layers(report):
+    if report["host_layers"]:
+        table(("on the host", "op", "MACs", "share of time", "because"),
+              [(row["name"], row["op"], f"{row['macs']:,}", f"{row['share_of_time']:.1%}", row["reason"]) for row in report["host_layers"]])
 
 
 def _fit(report):

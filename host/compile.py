@@ -1,4 +1,8 @@
-"""Network → Program: plan every layer, place tensors, pack weights, emit instructions."""
+"""Network → Program: plan every layer, place tensors, pack weights, emit instructions.
+
+Where the memory has no room for a network, linear layers at its end stay on the host: they have most of its weights and few of its MACs, and loading them would take
+longer than computing them.
+"""
 
 from hashlib import sha256
 
@@ -10,7 +14,7 @@ from ..hw.network import Network
 from ..hw.program import Program
 from .allocate import allocate, check_memory
 from .emit import Emitter
-from .errors import CompileError
+from .errors import CompileError, NoRoomError
 from .pack import pack_parameters, pack_table, pack_weights
 from .tasks import WeightOffsets
 from .tile import Plan, plan_layer
@@ -29,7 +33,8 @@ def plan_network(network: Network, config: AcceleratorConfig, batch: int) -> lis
 def compile(network: "Network", config: "str | AcceleratorConfig" = "ulx3s-85f", batch: int = 1) -> Program:
     """Compile a network (or what wraps one as `.network`) for a configuration and a batch size.
 
-    Raises ConfigError for a bad configuration and CompileError where the network does not fit it.
+    Raises ConfigError for a bad configuration, CompileError where the network does not fit it, and among these NoRoomError if its memory is too small even for what
+    comes before the linear layers at its end.
     """
     network, config = getattr(network, "network", network).verify(), get_config(config)
     if not isinstance(batch, int) or not 1 <= batch <= 1024:
@@ -38,6 +43,20 @@ def compile(network: "Network", config: "str | AcceleratorConfig" = "ulx3s-85f",
         raise CompileError(f"network {network.name}: was exported for batch {network.batch}, not {batch}; compile it for that, or export it with torch.export.Dim.AUTO")
     if not network.layers:
         raise CompileError(f"network {network.name}: has no layers; there is nothing to compile")
+    linear = next((index for index, layer in enumerate(reversed(network.layers)) if layer.op != "linear"), len(network.layers))
+    refused = None
+    for on_host in range(min(linear, len(network.layers) - 1) + 1):
+        device, host = network.split(len(network.layers) - on_host)
+        try:
+            return _compile(device, config, batch, host)
+        except NoRoomError as error:
+            refused = refused or error
+    raise refused
+
+
+def _compile(network, config, batch, host):
+    weights = sum(layer.weight.size for layer in network.layers if not layer.parameters)
+    check_memory(config, network, {Base.WEIGHTS: weights} | dict.fromkeys([base for base in Base if base is not Base.WEIGHTS], 0))  # before they are packed
     plans = plan_network(network, config, batch)
     memory = allocate(config, network, plans, batch)
     data, offsets = _image(plans)
@@ -48,7 +67,7 @@ def compile(network: "Network", config: "str | AcceleratorConfig" = "ulx3s-85f",
     sizes = memory.sizes | {Base.WEIGHTS: len(image)}
     check_memory(config, network, sizes)
     estimates = [{"compute": plan.compute, "memory": plan.memory, "bytes": plan.bytes, "bound": plan.bound} for plan in plans]
-    return Program(config=config, batch=batch, network=network, image=image, code_offset=len(data), instructions=len(words), sizes=sizes,
+    return Program(config=config, batch=batch, network=network, host=host, image=image, code_offset=len(data), instructions=len(words), sizes=sizes,
                    inputs=[memory.placements[name] for name in network.inputs], outputs=[memory.placements[name] for name in network.outputs],
                    stores=emitter.stores, estimates=estimates)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..hw.config import AcceleratorConfig, get_config
 from ..hw.program import Program
-from ..sim.golden import dequantize, quantize
+from ..sim.golden import dequantize, execute, quantize
 from .errors import CelosiaError
 
 __all__ = ["BOARDS", "DEVICES", "Device", "Result", "open_device"]
@@ -70,7 +70,9 @@ class Device:
         count = len(codes[0])
         results = [self._engine.run_program(program, part) for part in _batches(program, codes)]
         outputs = [np.concatenate(parts)[:count] for parts in zip(*(result.outputs for result in results))]
-        network = program.network
+        network = program.host or program.network
+        if program.host:
+            outputs = execute(program.host, outputs)
         real = [dequantize(array, network.tensors[name]).reshape(count, *network.output_shapes.get(name, array.shape[1:]))
                 for name, array in zip(network.outputs, outputs)]
         timed = results[0].cycles is not None

@@ -123,7 +123,7 @@ class Emitter:
         geometry, chunk = self._plans[load.layer].geometry, load.chunk
         images, rows, width = chunk.images[1] - chunk.images[0], chunk.rows[1] - chunk.rows[0], geometry.shape[2]
         if load.region is None:
-            load.region = self._maps.allocate(geometry.words * images * rows * width)
+            load.region = self._maps.allocate((chunk.words[1] - chunk.words[0]) * images * rows * width)
             if load.region is None:
                 return False
         tensor = geometry.layer.input
@@ -137,7 +137,7 @@ class Emitter:
         mark = self._schedule.emit(
             Opcode.LOAD_MAP, [load.region.after, *written], base=place.base,
             offset=place.offset // 8 + ((image * image_planes + before + first_plane) * geometry.shape[1] + span[0]) * width,
-            address=load.region.start + (words[0] * images * rows + (image - chunk.images[0]) * rows + span[0] - chunk.rows[0]) * width,
+            address=load.region.start + ((words[0] - chunk.words[0]) * images * rows + (image - chunk.images[0]) * rows + span[0] - chunk.rows[0]) * width,
             pitch=images * rows * width, beats=(span[1] - span[0]) * width,
             planes=min(words[1] * self._lanes, geometry.planes) - first_plane, plane_stride=geometry.shape[1] * width)
         self._ahead[self._maps].add(mark)
@@ -259,7 +259,8 @@ class Emitter:
                 zero_point=self._network.tensors[layer.input].zero_point)
             y = tile.rows[0] * stride_y - geometry.padding[0] + piece.row * dilation_y
             x = tile.columns[0] * stride_x - geometry.padding[1]
-            address = task.chunk.region.start + piece.word * word_stride + (tile.images[0] - chunk.images[0]) * image_stride + (y - chunk.rows[0]) * width + x
+            address = task.chunk.region.start
+            address += (piece.word - chunk.words[0]) * word_stride + (tile.images[0] - chunk.images[0]) * image_stride + (y - chunk.rows[0]) * width + x
             mark = self._schedule.emit(
                 Opcode.COMPUTE, [load.mark, maps, bank_free if position == 0 else None],
                 address=address % (1 << 14), weights=load.region.start, last_channels=piece.words - 1, x=x, y=y,

@@ -1,6 +1,6 @@
 """Errors that are the user's to solve: one sentence that names the layer, file or option, the reason and what to do."""
 
-__all__ = ["CelosiaError", "CompileError", "UnsupportedError"]
+__all__ = ["CelosiaError", "CompileError", "NoRoomError", "UnsupportedError"]
 
 
 class CelosiaError(ValueError):
@@ -10,8 +10,16 @@ class CelosiaError(ValueError):
 
 
 class UnsupportedError(CelosiaError):
-    """An operation the engine or the compiler cannot run."""
+    """An operation the engine or the compiler cannot run; `node` is the one of the graph that is to blame, if it is one."""
+
+    def __init__(self, sentence: str, node=None):
+        super().__init__(sentence)
+        self.node = node
 
 
 class CompileError(CelosiaError):
     """A network that does not fit a configuration."""
+
+
+class NoRoomError(CompileError):
+    """A network whose maps and weights exceed a configuration's memory."""

@@ -82,9 +82,10 @@ class Geometry:
         """Channel words, half-open, that the output channels from `first` on need."""
         first %= self.phase_channels
         last = min(first + self.config.outputs, self.conv[0]) - 1
-        if last < first:  # channels that only fill a plane
-            return 0, 1
         group_outputs, group_inputs = self.conv[0] // self.layer.groups, self.weight.shape[1]
+        if last < first:  # channels that only fill a plane: any word that is there
+            word = last // group_outputs * group_inputs // self.config.inputs
+            return word, word + 1
         low, high = first // group_outputs * group_inputs, (last // group_outputs + 1) * group_inputs
         return low // self.config.inputs, ceil(high / self.config.inputs)
 

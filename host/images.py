@@ -16,8 +16,8 @@ _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", 
 def load(paths: "Sequence[str | Path]", shape: "tuple[int, int, int] | None", preprocess: dict) -> "tuple[np.ndarray, list[str]]":
     """Float32 images (N, C, H, W) of `shape` (C, H, W), and a name for each, from image files, folders of them and `.npz` files.
 
-    The shorter side of a photograph is scaled to the network's size and the rest cut off; then comes `preprocess`, as
-    :class:`celosia.hw.network.Network` has it. An `.npz` holds one array, or one named `images`: uint8 (N, H, W) or (N, H, W, C) are treated
+    The shorter side of a photograph, or the share of it that `preprocess` says, is scaled to the network's size and the rest cut off; then comes
+    `preprocess`, as :class:`celosia.hw.network.Network` has it. An `.npz` holds one array, or one named `images`: uint8 (N, H, W) or (N, H, W, C) are treated
     like photographs of the right size, float (N, C, H, W) are taken as they are. Without `shape` only the latter will do.
     Raises :exc:`CelosiaError` naming the file that is missing, damaged or of another shape.
     """
@@ -27,7 +27,7 @@ def load(paths: "Sequence[str | Path]", shape: "tuple[int, int, int] | None", pr
             array = _archive(path, shape, preprocess)
             names += [f"{path.name}[{index}]" for index in range(len(array))]
         else:
-            array = normalise(_photograph(path, shape)[None], preprocess)
+            array = normalise(_photograph(path, shape, preprocess)[None], preprocess)
             names.append(path.name)
         arrays.append(array)
         if array.shape[1:] != arrays[0].shape[1:]:
@@ -101,7 +101,7 @@ def _files(paths):
     return files
 
 
-def _photograph(path, shape):
+def _photograph(path, shape, preprocess):
     if shape is None:
         raise CelosiaError(f"image {path}: the shape of the model's input is not known; give an .npz of floats, N×C×H×W")
     channels, height, width = shape
@@ -113,8 +113,9 @@ def _photograph(path, shape):
     except Exception as error:  # whatever a decoder makes of broken bytes
         raise CelosiaError(f"image {path}: is truncated or no image: {error}") from None
     if image.size != (width, height):
-        scale = max(width / image.width, height / image.height)
-        image = image.resize((max(width, round(image.width * scale)), max(height, round(image.height * scale))), Image.Resampling.BILINEAR)
+        scale = max(width / image.width, height / image.height) / preprocess.get("crop", 1)
+        resample = Image.Resampling[preprocess.get("resample", "bilinear").upper()]
+        image = image.resize((max(width, round(image.width * scale)), max(height, round(image.height * scale))), resample)
         left, top = (image.width - width) // 2, (image.height - height) // 2
         image = image.crop((left, top, left + width, top + height))
     return np.asarray(image).reshape(height, width, channels)

@@ -93,7 +93,7 @@ def refuse(node: torch.fx.Node, reason: "str | None" = None, remedy: "str | None
     place = f"{path} ({kind})" if path else (f"the model's forward ({kind})" if kind else f"node {node.name}")
     if frames := [frame for frame in re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "") if "/torch/nn/" not in frame[0]]:
         place += ", {}:{}".format(*frames[-1])
-    return UnsupportedError(f"{place}: {name} {reason or 'is not supported'}; {remedy or _REMEDIES.get(name, _HOST)}")
+    return UnsupportedError(f"{place}: {name} {reason or 'is not supported'}; {remedy or _REMEDIES.get(name, _HOST)}", node)
 
 
 def is_tensor(node: object) -> bool:

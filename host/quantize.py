@@ -23,7 +23,7 @@ from .qat import FineTuning, fine_tune_graph
 from .simplify import check_finite, simplify
 from .trace import fixed_batch, input_count, trace
 
-__all__ = ["EngineQuantizer", "QuantizedModel", "quantize"]
+__all__ = ["Calibration", "EngineQuantizer", "QuantizedModel", "quantize"]
 
 
 class EngineQuantizer(Quantizer):
@@ -116,48 +116,77 @@ def quantize(model: "torch.nn.Module | torch.export.ExportedProgram", calibratio
         raise CelosiaError("calibration: there is no batch; give at least one batch of images")
     progress("export", 0)
     graph = simplify(trace(model, first))
-    check_finite(graph)
     batch = fixed_batch(graph)
-    if equalize:
-        equalization.equalize(graph, next(_parts(first, batch)))
-    place(graph, next(_parts(first, batch)))
-    quantizer = EngineQuantizer(method)
-    prepared = prepare_pt2e(graph, quantizer)
-    original, seen = without_observers(prepared), []  # what fine-tuning and correction see again
-    with torch.no_grad():
-        for index, inputs in enumerate(_chain(first, batches)):
-            if [x.shape[1:] for x in inputs] != [x.shape[1:] for x in first]:
-                raise CelosiaError(f"calibration batch {index} has images of shape {tuple(inputs[0].shape[1:])}, "
-                                   f"the first had {tuple(first[0].shape[1:])}; resize them alike")
-            for part in _parts(inputs, batch):
-                prepared(*part)
-            seen += [inputs] if correct_bias or fine_tune else []
-            progress("calibrate", index + 1)
-    _check_ranges(prepared, quantizer.groups)
+    calibration = Calibration(graph, next(_parts(first, batch)), method=method, equalize=equalize)
+    seen = []  # what fine-tuning and correction see again
+    for index, inputs in enumerate(_chain(first, batches)):
+        if [x.shape[1:] for x in inputs] != [x.shape[1:] for x in first]:
+            raise CelosiaError(f"calibration batch {index} has images of shape {tuple(inputs[0].shape[1:])}, "
+                               f"the first had {tuple(first[0].shape[1:])}; resize them alike")
+        for part in _parts(inputs, batch):
+            calibration(*part)
+        seen += [inputs] if correct_bias or fine_tune else []
+        progress("calibrate", index + 1)
     if fine_tune:
-        _fine_tune(prepared, original, quantizer.groups, fine_tune, seen, batch, progress)
+        settings = FineTuning() if fine_tune is True else fine_tune
+        calibration.fine_tune(*_training_data(settings, seen), settings, batch, progress)
     if correct_bias:
-        correct_biases(prepared, original, quantizer.groups, [part for inputs in seen for part in _parts(inputs, batch)])
+        calibration.correct_biases([part for inputs in seen for part in _parts(inputs, batch)])
     progress("convert", 0)
-    converted = convert_pt2e(prepared)
-    network, nodes = lower(converted, quantizer.groups, name=name or _name(model))
-    known = {"classes": list(classes), "preprocess": dict(preprocess or {}), "batch": batch}
-    return QuantizedModel(**network.__dict__ | known, reference=converted, nodes=nodes, original=original).verify()
+    return calibration.convert(name or _name(model), classes=list(classes), preprocess=dict(preprocess or {}), batch=batch)
 
 
-def _fine_tune(prepared, original, groups, settings, seen, batch, progress):
-    """Fine-tune by `settings`, with their batches or else those `seen` while calibrating."""
-    settings, labels = FineTuning() if settings is True else settings, None
-    if settings.batches is not None:
-        batches = list(settings.batches)
-        if not batches:
-            raise CelosiaError("fine-tuning: there is no batch; give at least one batch of images, or none to use those of the calibration")
-        labels = settings.labels_of(batches, len(seen[0]))
-        shapes = [x.shape[1:] for x in seen[0]]
-        seen = [_check_batch(item, len(shapes), index) for index, item in enumerate(batches)]
-        if any([x.shape[1:] for x in inputs] != shapes for inputs in seen):
-            raise CelosiaError(f"fine-tuning: there are images of another shape than calibration's {tuple(shapes[0])}; resize them alike")
-    fine_tune_graph(prepared, original, groups, tuple(map(torch.cat, zip(*seen))), settings, labels=labels, batch=batch, progress=progress)
+class Calibration:
+    """A simplified graph that notes the ranges of its maps; `example` is one batch of each input, float32, `method` and `equalize` are those of :func:`quantize`.
+
+    Raises :exc:`CelosiaError` for a NaN or an infinity among the parameters, :exc:`UnsupportedError` for what the engine cannot run.
+    """
+
+    def __init__(self, graph: torch.fx.GraphModule, example: "tuple[torch.Tensor, ...]", *, method: str = "minmax", equalize: bool = False):
+        check_finite(graph)
+        if equalize:
+            equalization.equalize(graph, example)
+        place(graph, example)
+        self._quantizer = EngineQuantizer(method)
+        self._prepared = prepare_pt2e(graph, self._quantizer)
+        self._original = without_observers(self._prepared)
+
+    def __call__(self, *inputs: torch.Tensor):
+        """What the graph computes of float32 inputs, in float32; the ranges are noted."""
+        with torch.no_grad():
+            return self._prepared(*inputs)
+
+    def fine_tune(self, inputs: "tuple[torch.Tensor, ...]", labels: "torch.Tensor | None", settings: FineTuning, batch: "int | None" = None,
+                  progress: "Callable[[str, int], None] | None" = None) -> None:
+        """Train the weights, when all ranges have been seen: :func:`~celosia.host.qat.fine_tune_graph`. Raises :exc:`CelosiaError` as :meth:`convert` does."""
+        _check_ranges(self._prepared, self._quantizer.groups)
+        fine_tune_graph(self._prepared, self._original, self._quantizer.groups, inputs, settings, labels=labels, batch=batch, progress=progress)
+
+    def correct_biases(self, batches: "list[tuple[torch.Tensor, ...]]") -> None:
+        """Correct the biases, when all ranges have been seen: :func:`~celosia.host.correct.correct_biases`. Raises :exc:`CelosiaError` as :meth:`convert` does."""
+        _check_ranges(self._prepared, self._quantizer.groups)
+        correct_biases(self._prepared, self._original, self._quantizer.groups, batches)
+
+    def convert(self, name: str, **fields) -> QuantizedModel:
+        """The network of that name, with other `fields` of it, by the ranges seen. Raises :exc:`CelosiaError` naming the layer if they are none. Called once."""
+        _check_ranges(self._prepared, self._quantizer.groups)
+        converted = convert_pt2e(self._prepared)
+        network, nodes = lower(converted, self._quantizer.groups, name=name)
+        return QuantizedModel(**network.__dict__ | fields, reference=converted, nodes=nodes, original=self._original).verify()
+
+
+def _training_data(settings, seen):
+    """All images, a tensor for each input, and their labels or None: of the batches that `settings` name, or those `seen` while calibrating."""
+    if settings.batches is None:
+        return tuple(map(torch.cat, zip(*seen))), None
+    batches = list(settings.batches)
+    if not batches:
+        raise CelosiaError("fine-tuning: there is no batch; give at least one batch of images, or none to use those of the calibration")
+    labels, shapes = settings.labels_of(batches, len(seen[0])), [x.shape[1:] for x in seen[0]]
+    inputs = [_check_batch(item, len(shapes), index) for index, item in enumerate(batches)]
+    if any([x.shape[1:] for x in item] != shapes for item in inputs):
+        raise CelosiaError(f"fine-tuning: there are images of another shape than calibration's {tuple(shapes[0])}; resize them alike")
+    return tuple(map(torch.cat, zip(*inputs))), labels
 
 
 def _name(model):

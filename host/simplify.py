@@ -8,7 +8,7 @@ from .errors import CelosiaError
 from .operations import AVERAGE_POOLS, BATCH_NORM, CLIPS, CONV, MAX_POOL, PAD, argument, call, image_shape, is_tensor, pair, refuse, tensor_users
 from .windows import equal_parts
 
-__all__ = ["simplify"]
+__all__ = ["functional", "simplify"]
 
 aten = torch.ops.aten
 
@@ -28,19 +28,7 @@ def simplify(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
 
     Raises :exc:`UnsupportedError` for a batch norm, arithmetic, concatenation or choice of channels that cannot be expressed.
     """
-    graph = module.graph
-    for node in graph.nodes:
-        if node.op != "call_function":
-            continue
-        if _is_identity(node):
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-            continue
-        if node.target in _FUNCTIONAL:
-            _make_functional(node)
-        if node.target is aten.conv2d.padding:
-            _make_padding_explicit(graph, node)
-    fold_constants(module)
+    graph = functional(module).graph
     for node in graph.nodes:
         if node.target is BATCH_NORM:
             rewrite_batch_norm(module, node)
@@ -54,6 +42,24 @@ def simplify(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
             _average_in_steps(node)
     graph.lint()
     module.recompile()
+    return module
+
+
+def functional(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """Rewrite the graph in place, without what is no operation of a device, and return it: no identities, no in-place forms, explicit padding, constants computed."""
+    graph = module.graph
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        if _is_identity(node):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+            continue
+        if node.target in _FUNCTIONAL:
+            _make_functional(node)
+        if node.target is aten.conv2d.padding:
+            _make_padding_explicit(graph, node)
+    fold_constants(module)
     return module
 
 

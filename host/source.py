@@ -174,11 +174,12 @@ def _zoo_network(name, progress):
 def _cache_key(name):
     """Everything a zoo network's codes come from: the weights, samples and code in the packages, and the versions of the libraries."""
     content = hashlib.sha256(name.encode())
-    for library in ("celosia", "numpy", "torch", "torchvision", "torchao"):
+    extras = dict.fromkeys(("celosia", "numpy", "pillow", "torch", "torchvision", "torchao"), "torch") | dict.fromkeys(zoo.get(name).packages, "zoo")
+    for library, extra in extras.items():
         try:
             content.update(f"{library} {metadata.version(library)}\n".encode())
         except metadata.PackageNotFoundError:
-            raise CelosiaError(f"{name}: quantizing it needs {library}; pip install 'celosia[torch]'") from None
+            raise CelosiaError(f"{name}: quantizing it needs {library}; pip install 'celosia[{extra}]'") from None
     for folder in (Path(zoo.__file__).parent, Path(__file__).parent):
         for file in sorted([*folder.glob("*.py"), *folder.glob("samples/*"), *folder.glob(f"weights/{name}*")]):
             content.update(f"{file.name} {file.stat().st_size}\n".encode() + file.read_bytes())
@@ -213,4 +214,5 @@ def _name(model):
 
 
 def _preprocess(entry):
-    return {"size": list(entry.input_shape[1:]), "mean": list(entry.preprocess.mean), "std": list(entry.preprocess.std)}
+    how = entry.preprocess
+    return {"size": list(entry.input_shape[1:]), "mean": list(how.mean), "std": list(how.std), "crop": how.crop, "resample": how.resample}

@@ -99,24 +99,25 @@ class Work:
     def _plan(self, index, plan, offsets):
         geometry, layer_parameters = plan.geometry, None
         kept = {}
-        tiles_of_layer = sum(len(chunk.tiles) for chunk in plan.chunks)
+        tiles = [sum(len(chunk.tiles) for chunk in plan.chunks if chunk.blocks[0] <= block < chunk.blocks[1]) for block in range(geometry.blocks)]
         parameter_words = (max(offsets.blocks) + 1) * geometry.block_parameters
         table = None
         if offsets.table is not None:
-            table = Load(offsets.table, 1, uses=tiles_of_layer * sum(len(geometry.parts(block)) for block in range(geometry.blocks)))
+            table = Load(offsets.table, 1, uses=sum(count * len(geometry.parts(block)) for block, count in enumerate(tiles)))
             self.table_loads.append(table)
         stay = parameter_words <= self._config.parameter_words // 2 and not geometry.layer.parameters
         for number, chunk in enumerate(plan.chunks):
-            chunk_load = ChunkLoad(index, chunk, deque(self._map_loads(plan, chunk)), [], len(chunk.tiles) * geometry.blocks)
+            chunk_load = ChunkLoad(index, chunk, deque(self._map_loads(plan, chunk)), [], len(chunk.tiles) * (chunk.blocks[1] - chunk.blocks[0]))
             self.chunk_loads.append(chunk_load)
             if layer_parameters is None or not stay:
-                layer_parameters = self._parameter_pieces(geometry, offsets, chunk.images[0], tiles_of_layer if stay else len(chunk.tiles))
-            for block in range(geometry.blocks):
+                here = [len(chunk.tiles) * (chunk.blocks[0] <= block < chunk.blocks[1]) for block in range(geometry.blocks)]
+                layer_parameters = self._parameter_pieces(geometry, offsets, chunk.images[0], tiles if stay else here)
+            for block in range(*chunk.blocks):
                 for position, tile in enumerate(chunk.tiles):
                     parts = []
                     for first in geometry.parts(block):
                         key = {"layer": offsets.weights[first], "chunk": (first, number), "tile": (first, number, position)}[plan.keep]
-                        fine, loads = kept.get(key, (block == 0, None))
+                        fine, loads = kept.get(key, (block == chunk.blocks[0], None))
                         cut = pieces(geometry, first, fine)
                         if loads is None:
                             loads = self._weight_pieces(geometry, offsets.weights[first], cut)
@@ -134,7 +135,7 @@ class Work:
                     self.tasks.append(task)
 
     def _parameter_pieces(self, geometry, offsets, image, tiles):
-        """First output channel of an array load → its parameters' load and the first word in it."""
+        """First output channel of an array load → its parameters' load and the first word in it. `tiles`: of each block."""
         unit, limit, tensor = geometry.block_parameters, self._config.parameter_words // 4, geometry.layer.parameters
         words, step = (max(offsets.blocks) + 1) * unit, max(unit, limit // unit * unit)
         places = {c: geometry.parameter_word(c) + (place - block) * unit for block, place in enumerate(offsets.blocks) for c in geometry.parts(block)}
@@ -144,7 +145,10 @@ class Work:
         for first_word in range(0, words, step):
             count = min(step, words - first_word)
             firsts = [c for c, word in places.items() if first_word <= word < first_word + count]
-            load = Load(begin + PARAMETER_BYTES * first_word, count, uses=tiles * len(firsts), tensor=tensor, empty=max(first_word + count - there, 0))
+            uses = sum(tiles[c % geometry.phase_channels // geometry.block] for c in firsts)
+            if not uses:
+                continue
+            load = Load(begin + PARAMETER_BYTES * first_word, count, uses=uses, tensor=tensor, empty=max(first_word + count - there, 0))
             self.parameter_loads.append(load)
             result |= {c: (load, places[c] - first_word) for c in firsts}
         return result
@@ -165,9 +169,10 @@ class Work:
         ends = sorted({geometry.input_rows(tile.rows)[1] for tile in chunk.tiles} | {chunk.rows[1]})
         strips = list(pairwise([chunk.rows[0], *[end for end in ends if end > chunk.rows[0]]]))
         # Smaller loads would cost more than the wait they save.
-        whole = geometry.planes * (strips[0][1] - strips[0][0]) * geometry.shape[2]
-        step = min(ceil(geometry.words / max(min(4, whole // _LOAD_BEATS), 1)), _MOST_PLANES // self._lanes)
+        first, last = chunk.words
+        whole = min((last - first) * self._lanes, geometry.planes) * (strips[0][1] - strips[0][0]) * geometry.shape[2]
+        step = min(ceil((last - first) / max(min(4, whole // _LOAD_BEATS), 1)), _MOST_PLANES // self._lanes)
         for image in range(*chunk.images):
             for strip in strips:
-                for word in range(0, geometry.words, step):
-                    yield image, strip, (word, min(word + step, geometry.words))
+                for word in range(first, last, step):
+                    yield image, strip, (word, min(word + step, last))

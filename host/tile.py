@@ -5,6 +5,7 @@ A layer's work nests, outermost first: chunk (what lies in the scratchpad at onc
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 
 from ..hw.config import PLANE, AcceleratorConfig
@@ -56,11 +57,14 @@ class Tile:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Part of the map in the scratchpad at once: some images, whole rows, every channel."""
+    """Part of the map in the scratchpad at once: some images, whole rows, and the channel words that some blocks need, usually all."""
 
     images: tuple[int, int]
     rows: tuple[int, int]
     tiles: tuple[Tile, ...]
+    #: Half-open, as are `words`.
+    blocks: tuple[int, int]
+    words: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -113,16 +117,19 @@ def _best_chunks(geometry):
     best = None
     # Whole images share a chunk while two chunks fit side by side; else an image is cut into rows.
     most_images = 1 if geometry.layer.parameters else geometry.batch  # each image has parameters of its own, which a tile has one set of
-    options = [(images, rows) for images in range(1, most_images + 1) if images * image_words <= limit]
     counts = sorted({ceil(rows / n) for n in range(2, min(rows, 64) + 1)} | {1}, reverse=True)
-    options += [(1, n) for n in counts if n < rows]
-    for images, out_rows in options:
-        chunks = _chunks(geometry, images, out_rows)
-        if chunks is None or max(_chunk_words(geometry, chunk) for chunk in chunks) > limit:
-            continue
-        plan = _estimate(geometry, chunks)
-        if best is None or plan.cost < best.cost:
-            best = plan
+    for parts in range(1, _channel_parts(geometry) + 1):
+        options = [(images, rows) for images in range(1, most_images + 1) if images * image_words <= limit * parts]
+        options += [(1, n) for n in counts if n < rows]
+        for images, out_rows in options:
+            chunks = _chunks(geometry, images, out_rows, parts)
+            if chunks is None or max(_chunk_words(geometry, chunk) for chunk in chunks) > limit:
+                continue
+            plan = _estimate(geometry, chunks)
+            if best is None or plan.cost < best.cost:
+                best = plan
+        if best:
+            break
     if best is None:
         layer = geometry.layer
         raise CompileError(f"layer {layer.name}: one output row needs more than the {limit * config.inputs} bytes of {config.name}'s map scratchpad or its "
@@ -130,13 +137,21 @@ def _best_chunks(geometry):
     return best
 
 
+def _channel_parts(geometry):
+    """Parts into which the channels of a chunk can be cut: the blocks of a layer with groups, which need their own channels only."""
+    return geometry.blocks if geometry.layer.groups > 1 else 1
+
+
 def _chunk_words(geometry, chunk):
-    return geometry.words * (chunk.images[1] - chunk.images[0]) * (chunk.rows[1] - chunk.rows[0]) * geometry.shape[2]
+    return (chunk.words[1] - chunk.words[0]) * (chunk.images[1] - chunk.images[0]) * (chunk.rows[1] - chunk.rows[0]) * geometry.shape[2]
 
 
-def _chunks(geometry, images, out_rows):
-    """Chunks of `images` × `out_rows` stored rows, or None if a row does not fit the staging buffer."""
-    result = []
+def _chunks(geometry, images, out_rows, parts):
+    """Chunks of `images` × `out_rows` stored rows × the channels in `parts`, or None if a row does not fit the staging buffer."""
+    result, channels = [], []
+    for blocks in pairwise(geometry.blocks * part // parts for part in range(parts + 1)):
+        reductions = [geometry.reduction(first) for block in range(*blocks) for first in geometry.parts(block)]
+        channels.append((blocks, (min(first for first, _ in reductions), max(last for _, last in reductions)) if parts > 1 else (0, geometry.words)))
     for image in range(0, geometry.batch, images):
         last_image = min(image + images, geometry.batch)
         for row in range(0, geometry.out[1], out_rows):
@@ -144,7 +159,7 @@ def _chunks(geometry, images, out_rows):
             tiles = _tiles(geometry, (image, last_image), span)
             if tiles is None:
                 return None
-            result.append(Chunk((image, last_image), geometry.input_rows(geometry.conv_rows(span)), tuple(tiles)))
+            result += [Chunk((image, last_image), geometry.input_rows(geometry.conv_rows(span)), tuple(tiles), *part) for part in channels]
     return tuple(result)
 
 
@@ -232,16 +247,17 @@ def _estimate(geometry, chunks):
     block_words = max(sum(b - a for a, b in (geometry.reduction(f) for f in geometry.parts(block))) for block in range(geometry.blocks)
                       ) * geometry.weight.shape[2] * geometry.weight.shape[3] * config.block_words
     tiles = sum(len(chunk.tiles) for chunk in chunks)
+    parts = len({chunk.blocks for chunk in chunks})
     if geometry.weight_bytes // config.inputs <= config.weight_words // 4 * 3:
         keep, loads = "layer", 1
     elif block_words <= config.weight_words // 4 * 3:
-        keep, loads = "chunk", len(chunks)
+        keep, loads = "chunk", len(chunks) // parts
     else:
-        keep, loads = "tile", tiles
+        keep, loads = "tile", tiles // parts
     drain = _SERIAL_DRAIN if config.in_order else max(config.outputs // config.drain_lanes, 1)
     rate = 8 * config.clock_mhz * 1e6 if config.in_order else MEMORY_RATE
     compute = 0
-    for chunk in chunks:
+    for chunk in chunks[::parts]:
         for tile in chunk.tiles:
             run = max(tile.pixels, config.min_pixels)
             steps = geometry.steps * run + TILE_OVERHEAD * layer.column_phases * geometry.conv[0] // config.outputs
@@ -249,11 +265,11 @@ def _estimate(geometry, chunks):
             compute += steps + drained if config.in_order else max(steps, drained)
     stored = ceil(geometry.out[0] / PLANE) * geometry.out[1] * geometry.out[2]
     moved = geometry.weight_bytes * loads + geometry.batch * PLANE * stored
-    moved += sum(PLANE * geometry.planes * (c.images[1] - c.images[0]) * (c.rows[1] - c.rows[0]) * geometry.shape[2] for c in chunks)
+    moved += sum(PLANE * geometry.planes * (c.images[1] - c.images[0]) * (c.rows[1] - c.rows[0]) * geometry.shape[2] for c in chunks[::parts])
     if layer.lookup:
         moved += 8 * len(layer.lookup.table)
     if layer.residual:
-        moved += sum(tile.pixels for chunk in chunks for tile in chunk.tiles) * ceil(geometry.conv[0] / PLANE) * PLANE
+        moved += sum(tile.pixels for chunk in chunks[::parts] for tile in chunk.tiles) * ceil(geometry.conv[0] / PLANE) * PLANE
     memory = ceil(moved * config.clock_mhz * 1e6 / rate)
     if config.in_order:  # what is loaded goes to and fro, and nothing happens meanwhile
         compute += 2 * memory

@@ -48,9 +48,10 @@ def load_model(spec: str, weights: "str | Path | None" = None, trust: bool = Fal
     else:
         from ..models import zoo
         try:
-            model = zoo.get(spec).build()
+            entry = zoo.get(spec)
         except ValueError as error:
             raise CelosiaError(f"{error}; or name a .pt2 file or module:factory") from None
+        model = entry.build()
     if weights is not None:
         _load_weights(model, Path(weights))
     return model.eval()
@@ -183,6 +184,7 @@ def trace(model: "torch.nn.Module | torch.export.ExportedProgram", inputs: "tupl
     """Export a model in evaluation mode for batches of any size (an exported one as it is).
 
     `inputs` is one batch, float32, for each argument (N, …). The model itself stays as it is.
+    An attribute `title` is what errors call the model, instead of its class.
     Raises :exc:`CelosiaError` if the model does not accept them, :exc:`UnsupportedError` if it cannot be exported.
     """
     if isinstance(model, torch.export.ExportedProgram):
@@ -199,20 +201,23 @@ def trace(model: "torch.nn.Module | torch.export.ExportedProgram", inputs: "tupl
         model = copy.deepcopy(model).eval()
     example = example_inputs(inputs)
     shapes = " and ".join(str(tuple(x.shape)) for x in example)
+    name = getattr(model, "title", type(model).__name__)
     try:
         with torch.no_grad():
             model(*example)
     except Exception as error:
-        raise CelosiaError(f"{type(model).__name__} does not accept a batch of shape {shapes}{_source_line(error)}: {_first_line(error)}; "
+        raise CelosiaError(f"{name} does not accept a batch of shape {shapes}{_source_line(error)}: {_first_line(error)}; "
                            "check the images' size, channels and type") from None
     try:
-        program = torch.export.export(model, example, dynamic_shapes=tuple({0: torch.export.Dim.AUTO} for _ in example))
+        sizes = tuple({0: torch.export.Dim.AUTO} for _ in example)
+        several = any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(model.forward).parameters.values())  # which then is one argument, a tuple
+        program = torch.export.export(model, example, dynamic_shapes=(sizes,) if several else sizes)
     except Exception as error:
-        raise UnsupportedError(f"{type(model).__name__} cannot be exported{_source_line(error)} ({_first_line(error)}); "
+        raise UnsupportedError(f"{name} cannot be exported{_source_line(error)} ({_first_line(error)}); "
                                "remove control flow that depends on values, or offload the submodules that have none") from None
     module = program.module(check_guards=False)
     if (batch := fixed_batch(module)) is not None:
-        raise UnsupportedError(f"{type(model).__name__}: its code fixes the batch to {batch}; use x.shape[0] or -1 where it reshapes")
+        raise UnsupportedError(f"{name}: its code fixes the batch to {batch}; use x.shape[0] or -1 where it reshapes")
     return module
 
 

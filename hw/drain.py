@@ -96,10 +96,13 @@ class DrainUnit(wiring.Component):
         staged_pixel, residual_pixel = Signal(10), Signal(10)
         first_word = Signal(9)
         last_group = Signal(init=groups == 1)
-        arrived = self.sums.valid & last_group & left[-1]
+        ending = Signal()  # the next group is the last of all
+        arrived = self.sums.valid & ending
+        if groups == 1:
+            m.d.comb += ending.eq(left[-1])
         with m.If(self.sums.valid):
-            if groups > 1:
-                m.d.sync += last_group.eq(group == groups - 2)
+            if groups > 1:  # known a group ahead, for much follows from it
+                m.d.sync += [last_group.eq(group == groups - 2), ending.eq((group == groups - 2) & left[-1])]
             m.d.sync += group.eq(Mux(last_group, 0, group + 1))
             with m.If(last_group):
                 m.d.sync += [left.eq(left - 1), staged_pixel.eq(staged_pixel + now.skip + 1), residual_pixel.eq(residual_pixel + 1)]
@@ -109,6 +112,11 @@ class DrainUnit(wiring.Component):
                 expecting.eq(arriving.o.valid), now.eq(following), left.eq(following.pixels - 2),
                 staged_pixel.eq(following.address), residual_pixel.eq(following.residual_address), first_word.eq(following.parameters),
             ]
+        # What only later stages need is taken a cycle after, so that what decides it reaches few registers.
+        turned, followed, settled = Signal(), Signal(Drain, reset_less=True), Signal(Drain, reset_less=True)
+        m.d.sync += [turned.eq(arriving.o.ready), followed.eq(following)]
+        with m.If(turned):
+            m.d.sync += settled.eq(followed)
 
         # The buffers are read as the sums arrive, which wait for them.
         position = Signal(3)  # of the group in the staged pixel
@@ -131,10 +139,10 @@ class DrainUnit(wiring.Component):
         word = Parameters(parameters.read_data)
         residual = data.View(data.ArrayLayout(lanes * 8, PLANE // lanes), residuals.read_data)[part]
         constants = {
-            "residual_zero_point": now.residual_zero_point, "residual_multiplier": Mux(now.residual, now.residual_multiplier, 0),
-            "residual_shift": now.residual_shift, "zero_point": now.zero_point, "low": now.low, "high": now.high, "leaky": now.leaky,
+            "residual_zero_point": settled.residual_zero_point, "residual_multiplier": Mux(settled.residual, settled.residual_multiplier, 0),
+            "residual_shift": settled.residual_shift, "zero_point": settled.zero_point, "low": settled.low, "high": settled.high, "leaky": settled.leaky,
         }
-        constants = {name: delayed(m, value, wait) for name, value in constants.items()}
+        constants = {name: delayed(m, value, wait - 1) for name, value in constants.items()}
         requantizers = [Requantizer(multipliers=config.drain_multipliers) for _ in range(lanes)]
         for k, lane in enumerate(requantizers):
             m.submodules[f"lane{k}"] = lane
@@ -148,7 +156,7 @@ class DrainUnit(wiring.Component):
             ]
 
         # Every lane has a copy of the tables.
-        look_up, page = (delayed(m, value, WideRam.latency + Requantizer.latency) for value in (now.table, now.page))
+        look_up, page = (delayed(m, value, WideRam.latency + Requantizer.latency - 1) for value in (settled.table, settled.page))
         looked_up = delayed(m, look_up, BlockRam.latency)
         write = {name: delayed(m, getattr(self.table_write, name), name=f"table_{name}") for name in ("valid", "address", "data")}
         for k, lane in enumerate(requantizers):
@@ -161,7 +169,7 @@ class DrainUnit(wiring.Component):
 
         # What is staged where, and the end of an instruction, travel beside the lanes.
         valid, retired = (delayed(m, value, self.latency, reset=True) for value in (self.sums.valid, arrived))
-        post = delayed(m, now.header.post, self.latency)
+        post = delayed(m, settled.header.post, self.latency - 1)
         m.d.comb += [
             self.staged.valid.eq(valid),
             self.staged.group.eq(delayed(m, position, self.latency)),

@@ -7,7 +7,7 @@ max pooling alone is an identity convolution with `pool`; a residual add alone i
 Concatenating maps, and taking some channels of one, is no layer: those tensors lie within another (`Tensor.within`).
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -219,7 +219,8 @@ class Network:
     outputs: list[str]
     #: Names of the classes of a classifier's output, if known.
     classes: list[str] = field(default_factory=list)
-    #: How a photograph becomes the input: {"size": [H, W], "mean": [...], "std": [...]}; empty if unknown.
+    #: How a photograph becomes the input: {"size": [H, W], "mean": [...], "std": [...]}; empty if unknown. "crop", the share of the shorter side
+    #: that is used (without it 1), and "resample", bilinear (without it) or bicubic, say how it is scaled.
     preprocess: dict = field(default_factory=dict)
     #: Output name → shape the caller sees per image, where it is not (C, H, W), e.g. (C,) after a flatten.
     output_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -345,6 +346,27 @@ class Network:
         expected, words = parameter_layer(layer, codes)
         check(_equal(asdict(maker), asdict(expected)) and self.tensors[maker.output] == words,
               f"its parameters {layer.parameters!r} are made of other numbers than its own")
+
+    def split(self, index: int) -> "tuple[Network, Network | None]":
+        """The network of the first `index` layers, which puts out what is left to compute with, and that of the rest, with the whole network's outputs, or None.
+
+        Raises :exc:`NetworkError` if a tensor between them is a part of another or consists of parts.
+        """
+        if index == len(self.layers):
+            return self, None
+        first, rest = self.layers[:index], self.layers[index:]
+        known = {*self.inputs, *(layer.output for layer in first)}
+        between = list(dict.fromkeys(name for name in [*(name for layer in rest for name in layer.reads), *self.outputs] if name in known))
+        wholes = {tensor.within.tensor for tensor in self.tensors.values() if tensor.within}
+        if split := [name for name in between if self.tensors[name].within or name in wholes]:
+            raise NetworkError(f"network {self.name}: cannot be split after {index} layers: tensor {split[0]!r} shares its memory with others")
+
+        def part(layers, inputs, **fields):
+            used = {name for layer in layers for name in (*layer.reads, layer.output)} | {*inputs}
+            used |= {self.part(name).tensor for name in used}
+            return replace(self, layers=layers, inputs=inputs, tensors={name: tensor for name, tensor in self.tensors.items() if name in used}, **fields).verify()
+
+        return part(first, self.inputs, outputs=between, output_shapes={}), part(rest, between)
 
     def to_arrays(self) -> "tuple[dict, dict[str, np.ndarray]]":
         """A JSON object and the arrays it refers to by name; :meth:`from_arrays` is the inverse."""

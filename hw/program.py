@@ -97,6 +97,7 @@ class Program:
 
     config: AcceleratorConfig
     batch: int
+    #: What the device computes.
     network: Network
     #: uint8: parameters, weights and instructions as they lie at base WEIGHTS.
     image: np.ndarray
@@ -111,6 +112,8 @@ class Program:
     stores: list[int]
     #: Per layer: {"compute": cycles, "memory": cycles, "bytes": bytes, "bound": cycles}, the compiler's estimate.
     estimates: list[dict]
+    #: What the host computes of the network's outputs, for which the memory has no room.
+    host: Network | None = None
 
     def __post_init__(self):
         if self.instructions >= 1 << LENGTH_BITS:
@@ -159,6 +162,8 @@ class Program:
             raise ValueError(f"{self.instructions} instructions")
         if len(self.stores) != len(self.network.layers):
             raise ValueError(f"{len(self.stores)} ends of {len(self.network.layers)} layers")
+        if self.host and self.host.inputs != self.network.outputs:
+            raise ValueError("the host's layers do not read what the device puts out")
         for names, places in ((self.network.inputs, self.inputs), (self.network.outputs, self.outputs)):
             if [place.tensor for place in places] != names:
                 raise ValueError("its placements are not those of the network's inputs and outputs")
@@ -174,6 +179,9 @@ class Program:
                   "sizes": {base.name: size for base, size in self.sizes.items()}, "stores": self.stores, "estimates": self.estimates}
         for name in ("inputs", "outputs"):
             header[name] = [asdict(p) | {"base": Base(p.base).name} for p in getattr(self, name)]
+        if self.host:
+            header["host"], rest = self.host.to_arrays()
+            arrays |= {f"host.{name}": array for name, array in rest.items()}
         write_tensors(path, "celp", header, arrays | {"image": self.image})
 
     @classmethod
@@ -186,7 +194,9 @@ class Program:
             return Placement(tensor=values["tensor"], base=Base[values["base"]], offset=values["offset"], fold=fold)
 
         try:
-            program = cls(config=AcceleratorConfig.from_json(header["config"]), batch=header["batch"], image=arrays.pop("image"),
+            rest = {name: arrays.pop(f"host.{name}") for name in [name.removeprefix("host.") for name in arrays if name.startswith("host.")]}
+            host = Network.from_arrays(header["host"], rest) if "host" in header else None
+            program = cls(host=host, config=AcceleratorConfig.from_json(header["config"]), batch=header["batch"], image=arrays.pop("image"),
                           network=Network.from_arrays(header["network"], arrays), code_offset=header["code_offset"], instructions=header["instructions"],
                           sizes={Base[name]: size for name, size in header["sizes"].items()}, stores=header["stores"],
                           estimates=header["estimates"], inputs=[placement(p) for p in header["inputs"]], outputs=[placement(p) for p in header["outputs"]])

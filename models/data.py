@@ -34,10 +34,20 @@ class ImageData:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What a network expects of its input: per channel `(value / 255 - mean) / std`."""
+    """What a network expects of its input: per channel `(value / 255 - mean) / std`.
+
+    Parameters
+    ----------
+    crop
+        The share of a photograph's shorter side that the network sees: the middle, scaled to its input.
+    resample
+        How a photograph is scaled: `"bilinear"` or `"bicubic"`.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop: float = 1.0
+    resample: str = "bilinear"
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W) or (N, H, W, C) → float32 (N, C, H, W). Raises `ValueError` for another type or shape."""

