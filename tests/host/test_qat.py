@@ -33,17 +33,17 @@ def test_the_outputs_come_closer_to_the_float_ones_on_other_images(coarse):
     model, batches = coarse
     before = {key: value.clone() for key, value in model.state_dict().items()}
     seen, fresh = [], torch.randn(64, 3, 8, 8)
-    plain, tuned = quantize(model, batches), quantize(model, batches, fine_tune=FineTuning(epochs=15, batch_size=8), progress=lambda *step: seen.append(step))
+    plain, tuned = quantize(model, batches), quantize(model, batches, fine_tune=FineTuning(epochs=8, batch_size=8), progress=lambda *step: seen.append(step))
     assert error(tuned, model, fresh) < 0.7 * error(plain, model, fresh)
     assert max(record.max_lsb_error for record in compare(tuned, fresh)) <= 1
     assert [tensor.scale for tensor in tuned.tensors.values()] == [tensor.scale for tensor in plain.tensors.values()]
-    assert ("fine-tune", 15 * 7) in seen and seen[-1] == ("convert", 0)
+    assert ("fine-tune", 8 * 7) in seen and seen[-1] == ("convert", 0)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_the_same_network_twice_and_from_another_seed(coarse):
     model, batches = coarse
-    weights = [quantize(model, batches, fine_tune=FineTuning(epochs=3, batch_size=8, seed=seed)).layers[0].weight.tobytes() for seed in (0, 0, 1)]
+    weights = [quantize(model, batches, fine_tune=FineTuning(epochs=8, batch_size=8, seed=seed)).layers[0].weight.tobytes() for seed in (0, 0, 1)]
     assert weights[0] == weights[1] != weights[2]
 
 
@@ -68,7 +68,7 @@ def test_labels(coarse):
     """Weights learn to give a class that the float network never does."""
     model, batches = coarse
     data = [(batch, torch.full((len(batch),), 2)) for batch in batches]
-    qmodel = quantize(model, batches, fine_tune=FineTuning(epochs=20, batch_size=8, step_lsb=1, batches=data, labels=True))
+    qmodel = quantize(model, batches, fine_tune=FineTuning(epochs=8, batch_size=8, step_lsb=2, batches=data, labels=True))
     logits = [reference_outputs(each, torch.cat(batches))[0].log_softmax(1)[:, 2].mean() for each in (quantize(model, batches), qmodel)]
     assert logits[1] > logits[0] + 0.1
 
