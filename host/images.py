@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .errors import CelosiaError
 
-__all__ = ["draw", "expect_format", "load"]
+__all__ = ["draw", "draw_boxes", "expect_format", "load"]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
@@ -16,9 +16,9 @@ _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", 
 def load(paths: "Sequence[str | Path]", shape: "tuple[int, int, int] | None", preprocess: dict) -> "tuple[np.ndarray, list[str]]":
     """Float32 images (N, C, H, W) of `shape` (C, H, W), and a name for each, from image files, folders of them and `.npz` files.
 
-    The shorter side of a photograph, or the share of it that `preprocess` says, is scaled to the network's size and the rest cut off; then comes
-    `preprocess`, as :class:`celosia.hw.network.Network` has it. An `.npz` holds one array, or one named `images`: uint8 (N, H, W) or (N, H, W, C) are treated
-    like photographs of the right size, float (N, C, H, W) are taken as they are. Without `shape` only the latter will do.
+    The shorter side of a photograph, or the share of it that `preprocess` says, is scaled to the network's size and the rest cut off, or all of it is scaled to
+    fit inside; then comes `preprocess`, as :class:`celosia.hw.network.Network` has it. An `.npz` holds one array, or one named `images`: uint8 (N, H, W) or
+    (N, H, W, C) are treated like photographs of the right size, float (N, C, H, W) are taken as they are. Without `shape` only the latter will do.
     Raises :exc:`CelosiaError` naming the file that is missing, damaged or of another shape.
     """
     arrays, names = [], []
@@ -74,8 +74,34 @@ def draw(path: "str | Path", images: np.ndarray, captions: "Sequence[str]", prep
         tile = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels[:, :, :3]).convert("RGB")
         grid.paste(tile.resize((side, side), Image.Resampling.NEAREST if tile.width < side else Image.Resampling.LANCZOS), (x, y))
         pen.text((x, y + side + 2), caption, colours[index] if colours else "black", font)
+    _save(grid, path)
+
+
+def draw_boxes(path: "str | Path", images: np.ndarray, objects: "Sequence[list[dict]]", preprocess: dict, *, side: int = 480) -> None:
+    """Write the images (N, C, H, W) beside each other, each with boxes drawn on it: {"box": (left, top, right, bottom) in its pixels, "class", "score"}.
+
+    Raises :exc:`CelosiaError` if the file cannot be written.
+    """
+    font, gap = ImageFont.load_default(13), 10
+    grid = Image.new("RGB", (len(images) * (side + gap) + gap, side + 2 * gap), "white")
+    for index, (pixels, found) in enumerate(zip(denormalise(images, preprocess), objects)):
+        scale = side / max(pixels.shape[:2])
+        tile = Image.fromarray(pixels).resize((round(pixels.shape[1] * scale), round(pixels.shape[0] * scale)), Image.Resampling.BILINEAR)
+        pen = ImageDraw.Draw(tile)
+        for item in reversed(found):  # the surest above the others
+            left, top, right, bottom = (edge * scale for edge in item["box"])
+            colour = f"hsl({137 * item['index'] % 360}, 90%, 45%)"  # the golden angle keeps neighbouring classes apart
+            pen.rectangle((left, top, right, bottom), outline=colour, width=2)
+            text = f"{item['class']} {item['score']:.2f}"
+            pen.rectangle((left, top, left + pen.textlength(text, font) + 4, top + 17), fill=colour)
+            pen.text((left + 2, top), text, "white", font)
+        grid.paste(tile, (gap + index * (side + gap), gap))
+    _save(grid, path)
+
+
+def _save(picture, path):
     try:
-        grid.save(path)
+        picture.save(path)
     except (OSError, ValueError) as error:
         raise CelosiaError(f"picture {path}: cannot be written: {error}") from None
 
@@ -112,7 +138,13 @@ def _photograph(path, shape, preprocess):
             image = file.convert("L" if channels == 1 else "RGB")
     except Exception as error:  # whatever a decoder makes of broken bytes
         raise CelosiaError(f"image {path}: is truncated or no image: {error}") from None
-    if image.size != (width, height):
+    if image.size != (width, height) and preprocess.get("fit") == "inside":
+        scale = min(width / image.width, height / image.height)
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling[preprocess.get("resample", "bilinear").upper()])
+        whole = Image.new(image.mode, (width, height), "#7f7f7f")
+        whole.paste(image)
+        image = whole
+    elif image.size != (width, height):
         scale = max(width / image.width, height / image.height) / preprocess.get("crop", 1)
         resample = Image.Resampling[preprocess.get("resample", "bilinear").upper()]
         image = image.resize((max(width, round(image.width * scale)), max(height, round(image.height * scale))), resample)

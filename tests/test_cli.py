@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -313,15 +315,33 @@ def test_export_spares_what_is_not_its_own(refused, monkeypatch, tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "notes.txt"]
 
 
-def test_unsupported_layer(refused, factory):
+def test_unsupported_layer(refused, report, factory, images):
     name = factory("""
         class Sine(nn.Module):
             def forward(self, x):
                 return torch.sin(x)
         def make():
             return nn.Sequential(nn.Conv2d(3, 8, 3), Sine())
+        def alone():
+            return Sine()
     """)
-    assert "sin" in refused("check", name, "--shape", "3,8,8")
+    checked = report("check", name, "--shape", "3,8,8", "--config", "tiny")
+    device, host = checked["parts"]
+    assert device["where"] == "device" and device["macs"] == 8 * 27 * 36 and host["where"] == "host" and checked["share"] == 1.0
+    assert re.fullmatch(r"1 \(Sine\), .*\.py:\d+: sin is not supported", host["reasons"][0])
+    assert "sin is not supported; end the model before it" in refused("quantize", name, "--calibrate", images, "-o", "x.celq")
+    assert "sin is not supported" in refused("check", name.replace(":make", ":alone"), "--shape", "3,8,8")
+
+
+def test_a_detector_is_checked_and_runs(report, refused, tmp_path):
+    name = "ssdlite320_mobilenet_v3_large"
+    checked = report("check", name)
+    assert {row["submodule"] for row in checked["parts"]} == {"backbone", "head"} and checked["share"] > 0.95
+    ran = report("run", name, "-o", "found.png")
+    assert ran["share"] == checked["share"] and len(ran["outputs_sha256"]) == 64 and ran["config"] == "ulx3s-85f-64m"
+    assert {"box", "class", "score"} <= set(ran["predictions"][0]["objects"][0]) and Path("found.png").stat().st_size > 10_000
+    assert "is a detector, of which backbone and head run on a device" in refused("compile", name, "-o", "x.celp")
+    assert "--batch" in refused("run", name, "--batch", "2")
 
 
 def test_nan_weights(refused, factory, images):

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+import torchvision
 import typer
 
 from celosia.host.cli import app
@@ -21,6 +24,26 @@ def _commands():
         for line in page.read_text().splitlines():
             if line.startswith("    celosia "):
                 yield line.partition("#")[0].split()[1:]
+
+
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_examples_run(number, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    if "my_resnet18" in EXAMPLES[number]:
+        torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), "my_resnet18.pth")
+        np.save("my_images.npy", random.standard_normal((4, 3, 64, 64)).astype(np.float32))
+    if "my_ssd" in EXAMPLES[number]:
+        detector = torchvision.models.detection.ssdlite320_mobilenet_v3_large(num_classes=4, weights_backbone=None)
+        torch.save(detector.state_dict(), "my_ssd.pth")
+        np.save("my_photographs.npy", random.random((1, 3, 320, 320)).astype(np.float32))
+    exec(compile(EXAMPLES[number], "README.md", "exec"), {})
+    assert EXAMPLES[number].count("\n") <= 20
+    told = (r"\[\d+ \d+\] [\d,]+ cycles", "100% of the MACs on the device", r"[\d,]+ cycles, the same bytes")
+    assert re.search(told[number], capsys.readouterr().out)
 
 
 def test_tables_are_those_of_the_results():

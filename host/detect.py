@@ -1,0 +1,80 @@
+"""The zoo's detectors on a device: their parts offloaded, the rest torchvision's."""
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..models.zoo import ZooEntry
+from . import images
+from .device import Device
+from .offload import Offloaded, offload, offload_report
+from .report import sha256
+from .source import Samples, preprocessing
+
+__all__ = ["DEFAULT_CONFIG", "LEAST_SCORE", "check_report", "detect_report", "load_images", "offloaded"]
+
+#: Weights of SSD300 and Faster R-CNN exceed 32 MB.
+DEFAULT_CONFIG = "ulx3s-85f-64m"
+#: Boxes of a lower score are not drawn.
+LEAST_SCORE = 0.5
+#: Calibration images for `check`, which only wants to see what runs where.
+_SKETCH = 1
+
+
+def load_images(entry: ZooEntry, paths: "Sequence[str | Path]", count: int) -> Samples:
+    """Images of the detector's size, float32 (N, 3, H, W) in 0…1, letterboxed: those named, else the first `count` of its sample."""
+    if paths:
+        return Samples(*images.load(paths, entry.input_shape, preprocessing(entry)))
+    sample, _ = entry.sample_images()
+    return Samples(np.asarray(sample)[:count], [f"sample[{index}]" for index in range(min(count, len(sample)))])
+
+
+def offloaded(entry: ZooEntry, device: Device, *, sketch: bool = False, progress: "Callable[[str, int], None] | None" = None) -> torch.nn.Module:
+    """The detector, its parts on the device, calibrated with the zoo's images; `sketch`: with as few as show what runs where.
+
+    Raises :exc:`CelosiaError` as :func:`~celosia.host.offload.offload`.
+    """
+    calibration = entry.calibration_images()
+    with _one_thread():
+        return offload(entry.build(), entry.parts, calibrate=list(calibration)[: _SKETCH if sketch else None], device=device, progress=progress)
+
+
+def detect_report(entry: ZooEntry, module: torch.nn.Module, device: Device, samples: Samples) -> dict:
+    """What `celosia run --json` prints: as for a classifier, but with boxes as predictions and the parts of the detector. One image runs at a time."""
+    parts = [item for item in module.modules() if isinstance(item, Offloaded)]
+    for item in parts:
+        item.reset()
+    predictions = []
+    with _one_thread(), torch.no_grad():
+        for name, image in zip(samples.names, torch.from_numpy(samples.images)):
+            [found] = module([image])
+            predictions.append({"image": name, "objects": [
+                {"box": [round(float(edge), 2) for edge in box], "class": entry.classes[int(label)], "index": int(label), "score": round(float(score), 4)}
+                for box, label, score in zip(found["boxes"], found["labels"], found["scores"])]})
+    macs, cycles = sum(item.run_macs for item in parts), sum(item.cycles for item in parts) or None
+    clock = device.config.clock_mhz
+    return {
+        "model": entry.name, "device": device.name, "config": device.config.name, "batch": 1, "images": len(samples.names), "cycles": cycles, "macs": macs,
+        "utilisation": round(macs / (cycles * device.config.macs), 4) if cycles else None,
+        "frames_per_second": round(len(samples.names) * clock * 1e6 / cycles, 3) if cycles else None, "clock_mhz": clock,
+        "outputs_sha256": sha256([codes for item in parts for codes in item.codes]), "predictions": predictions, **offload_report(module),
+    }
+
+
+def check_report(entry: ZooEntry, module: torch.nn.Module, device: Device) -> dict:
+    """What `celosia check --json` prints."""
+    return {"model": entry.name, "config": device.config.name, **offload_report(module)}
+
+
+@contextmanager
+def _one_thread():
+    """One order of summation: the same boxes on every machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
