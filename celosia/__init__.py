@@ -12,6 +12,8 @@ __version__ = version("celosia")
 _PUBLIC = {
     "quantize": "celosia.host.quantize",
     "QuantizedModel": "celosia.host.quantize",
+    "FineTuning": "celosia.host.qat",
+    "quantization_report": "celosia.host.quantization_report",
     "compile": "celosia.host.compile",
     "offload": "celosia.host.offload",
     "offload_report": "celosia.host.offload",

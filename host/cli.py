@@ -112,20 +112,36 @@ def quantize(
     output: Annotated[Path, typer.Option("-o", "--output", help="The .celq file to write.")],
     calibrate: Calibrate = None,
     weights: Weights = None,
+    method: Annotated[str, typer.Option(help="How the ranges of maps are found: minmax, histogram or mse.")] = "minmax",
+    equalize: Annotated[bool, typer.Option("--equalize", help="Equalize channels across layers.")] = False,
+    correct_bias: Annotated[bool, typer.Option("--correct-bias", help="Put the mean error of each layer into its bias.")] = False,
+    qat: Annotated[bool, typer.Option("--qat", help="Fine-tune with the calibration images until the int8 outputs are most like the float ones.")] = False,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images, with --qat.", show_default="10")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write what int8 costs each layer into this folder: quantization.json and .png.")] = None,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """A float model to int8, by calibration images."""
-    from .source import quantize_model
+    from .source import quantize_model, report_images
 
+    if epochs and not qat:
+        raise CelosiaError("--epochs: nothing is fine-tuned; give --qat as well")
     _expect_folder(output)
+    options = {"method": method, "equalize": equalize, "correct_bias": correct_bias, "fine_tune": _fine_tuning(epochs) if qat else False}
     with progress_bar(f"quantize {model}") as progress:
-        network = quantize_model(model, calibrate or (), weights=weights, trust=trust, progress=progress)
+        network = quantize_model(model, calibrate or (), weights=weights, trust=trust, progress=progress, **options)
     _write(network, output)
-    report = {"model": model, "output": str(output), "layers": len(network.layers), "macs": network.macs, "bytes": output.stat().st_size}
+    summary = {"model": model, "output": str(output), "layers": len(network.layers), "macs": network.macs, "bytes": output.stat().st_size}
+    if report:
+        from . import quantization_report as quality
+
+        summary["report"] = quality.quantization_report(network, report_images(model, network, calibrate or ()))
+        summary["files"] = [str(file) for file in quality.write_report(summary["report"], report)]
     if as_json:
-        return emit(report)
-    return print(f"{output}: {report['layers']} layers, {report['macs']:,} MACs an image, {report['bytes']:,} bytes")
+        return emit(summary)
+    if report:
+        table(*quality.report_rows(summary["report"]))
+    return print(f"{output}: {summary['layers']} layers, {summary['macs']:,} MACs an image, {summary['bytes']:,} bytes")
 
 
 @app.command()
@@ -532,6 +548,12 @@ def _fit(report):
 
 def _stalls(report):
     return ", ".join(f"{name} {count:,}" for name, count in report["stalls"].items()) or "none"
+
+
+def _fine_tuning(epochs):
+    from .qat import FineTuning
+
+    return FineTuning(epochs=epochs) if epochs else FineTuning()
 
 
 def _shape(text):

@@ -54,11 +54,11 @@ def _rewrite_split(node):
     dim = argument(node, "dim")
     for index, part in enumerate(node.meta["val"]):
         size = part.shape[dim]
-        for item in [user for user in node.users if user.args[1] == index]:
+        for item in [user for user in node.users if user.args[1] == index and user.users]:
             item.target, item.args = SLICE, (source, dim, first, first + size)
         first += size
-    for item in list(node.users):
-        _rewrite_slice(item)
+    for item in list(node.users):  # those that nobody reads
+        node.graph.erase_node(item)
     node.graph.erase_node(node)
 
 

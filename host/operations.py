@@ -8,8 +8,9 @@ import torch
 from ..hw.network import MOST_PHASES
 from .errors import UnsupportedError
 
-__all__ = ["ADD", "AVERAGE_POOLS", "BATCH_NORM", "CAT", "CLIPS", "CONV", "CONV_TRANSPOSE", "COPY", "FUNCTIONS", "LEAKY", "LINEAR", "MAX_POOL", "PAD", "RESHAPES",
-           "SCALE", "SLICE", "UPSAMPLES", "add_parameter", "call", "check", "image_shape", "is_tensor", "label", "refuse", "source_of", "tensor_users", "value_of"]
+__all__ = ["ADD", "AVERAGE_POOLS", "BATCH_NORM", "CAT", "CLIPS", "CONV", "CONV_TRANSPOSE", "COPY", "FUNCTIONS", "LEAKY", "LINEAR", "MAX_POOL", "PAD",
+           "RESHAPES", "SCALE", "SLICE", "UPSAMPLES", "add_parameter", "call", "check", "image_shape", "is_tensor", "label", "refuse", "set_value", "source_of",
+           "tensor_users", "value_of"]
 
 aten = torch.ops.aten
 
@@ -147,6 +148,19 @@ def value_of(module: torch.fx.GraphModule, node: torch.fx.Node) -> torch.Tensor:
     for name in node.target.split("."):
         value = getattr(value, name)
     return value.detach()
+
+
+def set_value(module: torch.fx.GraphModule, node: torch.fx.Node, value: torch.Tensor) -> torch.Tensor:
+    """Give a `get_attr` node a new value in the place of its old one, which a model outside may share and keeps; the parameter or buffer it is now."""
+    *path, name = node.target.split(".")
+    owner = module.get_submodule(".".join(path))
+    parameter = name in owner._parameters
+    delattr(owner, name)
+    if parameter:
+        owner.register_parameter(name, torch.nn.Parameter(value, requires_grad=False))
+    else:
+        owner.register_buffer(name, value)
+    return getattr(owner, name)
 
 
 def add_parameter(module: torch.fx.GraphModule, name: str, value: torch.Tensor) -> torch.fx.Node:

@@ -5,94 +5,67 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
-from torchao.quantization.pt2e.observer import ObserverBase, PerChannelMinMaxObserver
+from torchao.quantization.pt2e.observer import PerChannelMinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer, SharedQuantizationSpec
 
 from ..hw.network import Network
+from . import equalize as equalization
 from .concatenate import place
+from .correct import correct_biases
 from .errors import CelosiaError
+from .fake_quantize import without_observers
 from .fuse import Groups, fuse
 from .graph import lower
+from .observers import METHODS, RangeObserver
 from .operations import FUNCTIONS
+from .qat import FineTuning, fine_tune_graph
 from .simplify import check_finite, simplify
 from .trace import fixed_batch, input_count, trace
 
 __all__ = ["Calibration", "EngineQuantizer", "QuantizedModel", "quantize"]
 
 
-class RangeObserver(ObserverBase):
-    """The scale of a map from the range of values seen: int8 affine per tensor, with zero exactly representable.
-
-    Clipping the range to the least squared, cubed or fourth-power error cost 3–5 dB at fashion-resnet's output and left
-    EfficientNet-Lite0's as it was, within 0.1 dB.
-    """
-
-    def __init__(self, dtype=torch.int8, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine, is_dynamic=False, bounds=None, **_):
-        super().__init__(dtype, is_dynamic)
-        self.quant_min, self.quant_max, self.qscheme = quant_min, quant_max, qscheme
-        #: As in `operations.FUNCTIONS`.
-        self.bounds = bounds
-        self.low, self.high = 0.0, 0.0
-        self.least, self.most = math.inf, -math.inf  # of the values alone
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Note the range of `x`; returns `x`."""
-        low, high = (float(value) for value in torch.aminmax(x.detach()))
-        self.least, self.most = min(self.least, low), max(self.most, high)
-        # Python's min and max drop a NaN, so it is kept by hand.
-        self.low, self.high = (min(self.low, low), max(self.high, high)) if math.isfinite(low + high + self.low) else (math.nan, math.nan)
-        return x
-
-    def calculate_qparams(self) -> "tuple[torch.Tensor, torch.Tensor]":
-        """Scale, float32, and zero point, int64."""
-        low, high = self.low, self.high
-        if self.bounds and self.least <= self.most:
-            # Not more than 64 times, or a pooling's ratio could not be expressed.
-            bounds = self.bounds(self.least, self.most)
-            low, high = max(low, min(bounds[0], low / 64)), min(high, max(bounds[1], high / 64))
-        # A map that was always zero gets the range 1.
-        scale = torch.tensor(((high - low) or 1.0) / (self.quant_max - self.quant_min), dtype=torch.float32)
-        zero_point = torch.clamp(self.quant_min - torch.round(low / scale), self.quant_min, self.quant_max)
-        return scale, zero_point.to(torch.int64)
-
-
 class EngineQuantizer(Quantizer):
     """Places observers where the engine rounds: after each group of operations that becomes one layer, and on weights.
 
-    After preparation, :attr:`groups` holds the groups.
+    `method` is that of :func:`quantize`. After preparation, :attr:`groups` holds the groups.
     """
 
     groups: Groups
+
+    def __init__(self, method: str = "minmax"):
+        super().__init__()
+        if method not in METHODS:
+            raise CelosiaError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+        self._observer = METHODS[method]
 
     def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
         """Group the operations and annotate them; called after batch norms are folded. Raises :exc:`UnsupportedError`."""
         self.groups = fuse(model.graph)
         nodes = {node.name: node for node in model.graph.nodes}
         for name in self.groups.inputs:
-            _annotation(nodes[name]).output_qspec = _ACTIVATIONS
+            _annotation(nodes[name]).output_qspec = self._activations()
         shared = {}
         for group in self.groups.groups:
             # Parts of one map have its scale: the first one's, which observes them all.
             whole, _ = self.groups.parts.get(group.output, (group.output, 0))
             first = shared.setdefault(whole, nodes[group.last])
-            _annotation(nodes[group.last]).output_qspec = _ACTIVATIONS if first.name == group.last else SharedQuantizationSpec(first)
+            _annotation(nodes[group.last]).output_qspec = self._activations() if first.name == group.last else SharedQuantizationSpec(first)
             if group.function and group.before != group.input:
-                _annotation(nodes[group.before]).output_qspec = _activations(FUNCTIONS[nodes[group.function].target])
+                _annotation(nodes[group.before]).output_qspec = self._activations(FUNCTIONS[nodes[group.function].target])
             if group.op in _WEIGHTS:
                 node = nodes[group.node]
                 _annotation(node).input_qspec_map[node.args[1]] = _WEIGHTS[group.op]
         return model
 
+    def _activations(self, bounds=None):
+        return QuantizationSpec(torch.int8, self._observer.with_args(bounds=bounds), quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine)
+
     def validate(self, model: torch.fx.GraphModule) -> None:
         """Nothing is left to check: :meth:`annotate` refuses what is not supported."""
 
 
-def _activations(bounds=None):
-    return QuantizationSpec(torch.int8, RangeObserver.with_args(bounds=bounds), quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine)
-
-
-_ACTIVATIONS = _activations()
 #: By operation; the axis is that of the output channels.
 _WEIGHTS = {
     op: QuantizationSpec(torch.int8, PerChannelMinMaxObserver, quant_min=-127, quant_max=127, qscheme=torch.per_channel_symmetric, ch_axis=axis)
@@ -110,17 +83,25 @@ class QuantizedModel(Network):
 
     #: Float32 in and out, like the model, but with every rounding to int8; None after loading.
     reference: "torch.fx.GraphModule | None" = None
+    #: The float network, after equalization, its batch norms folded; its nodes are named like those of `reference`. None after loading.
+    original: "torch.fx.GraphModule | None" = None
     #: Tensor name, of a `Lookup.before` as well → node of `reference` whose value is that map (int8 codes, or float on the same grid).
     nodes: dict[str, str] = field(default_factory=dict)
 
 
 def quantize(model: "torch.nn.Module | torch.export.ExportedProgram", calibration_batches: Iterable, *, name: "str | None" = None,
-             progress: "Callable[[str, int], None] | None" = None, classes: Iterable[str] = (), preprocess: "dict | None" = None) -> QuantizedModel:
+             progress: "Callable[[str, int], None] | None" = None, classes: Iterable[str] = (), preprocess: "dict | None" = None, method: str = "minmax",
+             equalize: bool = False, correct_bias: bool = False, fine_tune: "FineTuning | bool" = False) -> QuantizedModel:
     """Quantize a trained model to int8.
 
     `calibration_batches` yields float32 batches (N, C, H, W), or tuples that begin with them; a hundred images of the kind the
     model will see are enough. `progress` is called with a stage ("export", "calibrate", "convert") and the batches seen so far.
     `classes` and `preprocess` go into the network. The model stays as it is; a model in training mode is copied and evaluated.
+
+    `method` is how ranges of maps are found, one of :data:`~celosia.host.observers.METHODS`. `equalize` scales channels across layers
+    (:func:`~celosia.host.equalize.equalize`), `correct_bias` puts layers' mean errors into their biases (:func:`~celosia.host.correct.correct_biases`),
+    `fine_tune` trains the weights through the rounding (:class:`~celosia.host.qat.FineTuning`, or True for its defaults); the latter two keep the batches in
+    memory. docs/quantization.md has what each brings, and why none is the default.
 
     Raises :exc:`CelosiaError` for NaN or infinite weights or images, images of a wrong shape or type, and
     :exc:`UnsupportedError` naming the first operation that the engine cannot run.
@@ -136,41 +117,76 @@ def quantize(model: "torch.nn.Module | torch.export.ExportedProgram", calibratio
     progress("export", 0)
     graph = simplify(trace(model, first))
     batch = fixed_batch(graph)
-    calibration = Calibration(graph, next(_parts(first, batch)))
+    calibration = Calibration(graph, next(_parts(first, batch)), method=method, equalize=equalize)
+    seen = []  # what fine-tuning and correction see again
     for index, inputs in enumerate(_chain(first, batches)):
         if [x.shape[1:] for x in inputs] != [x.shape[1:] for x in first]:
             raise CelosiaError(f"calibration batch {index} has images of shape {tuple(inputs[0].shape[1:])}, "
                                f"the first had {tuple(first[0].shape[1:])}; resize them alike")
         for part in _parts(inputs, batch):
             calibration(*part)
+        seen += [inputs] if correct_bias or fine_tune else []
         progress("calibrate", index + 1)
+    if fine_tune:
+        settings = FineTuning() if fine_tune is True else fine_tune
+        calibration.fine_tune(*_training_data(settings, seen), settings, batch, progress)
+    if correct_bias:
+        calibration.correct_biases([part for inputs in seen for part in _parts(inputs, batch)])
     progress("convert", 0)
     return calibration.convert(name or _name(model), classes=list(classes), preprocess=dict(preprocess or {}), batch=batch)
 
 
 class Calibration:
-    """A simplified graph that notes the ranges of its maps; `example` is one batch of each input, float32.
+    """A simplified graph that notes the ranges of its maps; `example` is one batch of each input, float32, `method` and `equalize` are those of :func:`quantize`.
 
     Raises :exc:`CelosiaError` for a NaN or an infinity among the parameters, :exc:`UnsupportedError` for what the engine cannot run.
     """
 
-    def __init__(self, graph: torch.fx.GraphModule, example: "tuple[torch.Tensor, ...]"):
+    def __init__(self, graph: torch.fx.GraphModule, example: "tuple[torch.Tensor, ...]", *, method: str = "minmax", equalize: bool = False):
         check_finite(graph)
+        if equalize:
+            equalization.equalize(graph, example)
         place(graph, example)
-        self._quantizer = EngineQuantizer()
+        self._quantizer = EngineQuantizer(method)
         self._prepared = prepare_pt2e(graph, self._quantizer)
+        self._original = without_observers(self._prepared)
 
     def __call__(self, *inputs: torch.Tensor):
         """What the graph computes of float32 inputs, in float32; the ranges are noted."""
         with torch.no_grad():
             return self._prepared(*inputs)
 
+    def fine_tune(self, inputs: "tuple[torch.Tensor, ...]", labels: "torch.Tensor | None", settings: FineTuning, batch: "int | None" = None,
+                  progress: "Callable[[str, int], None] | None" = None) -> None:
+        """Train the weights, when all ranges have been seen: :func:`~celosia.host.qat.fine_tune_graph`. Raises :exc:`CelosiaError` as :meth:`convert` does."""
+        _check_ranges(self._prepared, self._quantizer.groups)
+        fine_tune_graph(self._prepared, self._original, self._quantizer.groups, inputs, settings, labels=labels, batch=batch, progress=progress)
+
+    def correct_biases(self, batches: "list[tuple[torch.Tensor, ...]]") -> None:
+        """Correct the biases, when all ranges have been seen: :func:`~celosia.host.correct.correct_biases`. Raises :exc:`CelosiaError` as :meth:`convert` does."""
+        _check_ranges(self._prepared, self._quantizer.groups)
+        correct_biases(self._prepared, self._original, self._quantizer.groups, batches)
+
     def convert(self, name: str, **fields) -> QuantizedModel:
         """The network of that name, with other `fields` of it, by the ranges seen. Raises :exc:`CelosiaError` naming the layer if they are none. Called once."""
         _check_ranges(self._prepared, self._quantizer.groups)
         converted = convert_pt2e(self._prepared)
         network, nodes = lower(converted, self._quantizer.groups, name=name)
-        return QuantizedModel(**network.__dict__ | fields, reference=converted, nodes=nodes).verify()
+        return QuantizedModel(**network.__dict__ | fields, reference=converted, nodes=nodes, original=self._original).verify()
+
+
+def _training_data(settings, seen):
+    """All images, a tensor for each input, and their labels or None: of the batches that `settings` name, or those `seen` while calibrating."""
+    if settings.batches is None:
+        return tuple(map(torch.cat, zip(*seen))), None
+    batches = list(settings.batches)
+    if not batches:
+        raise CelosiaError("fine-tuning: there is no batch; give at least one batch of images, or none to use those of the calibration")
+    labels, shapes = settings.labels_of(batches, len(seen[0])), [x.shape[1:] for x in seen[0]]
+    inputs = [_check_batch(item, len(shapes), index) for index, item in enumerate(batches)]
+    if any([x.shape[1:] for x in item] != shapes for item in inputs):
+        raise CelosiaError(f"fine-tuning: there are images of another shape than calibration's {tuple(shapes[0])}; resize them alike")
+    return tuple(map(torch.cat, zip(*inputs))), labels
 
 
 def _name(model):

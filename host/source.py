@@ -18,10 +18,11 @@ from .device import Device
 from .errors import CelosiaError
 
 __all__ = ["DEFAULT_CONFIG", "Samples", "compile_network", "inputs", "load_network", "load_program", "preprocessing", "quantize_model", "quantize_module",
-           "sketch", "sketch_offloaded"]
+           "report_images", "sketch", "sketch_offloaded"]
 
 DEFAULT_CONFIG = "ulx3s-85f"
 _CALIBRATION_BATCH = 16
+_REPORT_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ def compile_network(network: Network, config: AcceleratorConfig, batch: int) -> 
 
 
 def quantize_model(model: str, calibration: "Sequence[str | Path]" = (), *, weights: "str | Path | None" = None, trust: bool = False,
-                   progress: "Callable | None" = None) -> Network:
-    """Quantize a MODEL that is not quantized yet, with the images in `calibration`; one of the zoo has its own.
+                   progress: "Callable | None" = None, **options) -> Network:
+    """Quantize a MODEL that is not quantized yet, with the images in `calibration`; one of the zoo has its own. `options` are those of `quantize`.
 
     Raises :exc:`CelosiaError` for a model or images that cannot be used.
     """
@@ -82,12 +83,13 @@ def quantize_model(model: str, calibration: "Sequence[str | Path]" = (), *, weig
     if not calibration:
         if entry is None:
             raise CelosiaError(f"{model}: needs images to calibrate with; give --calibrate DATA, a folder of images or an .npz file")
-        return quantize_module(module, np.asarray(entry.calibration_images()), model, progress, entry)
+        return quantize_module(module, np.asarray(entry.calibration_images()), model, progress, entry, **options)
     data = images.load(calibration, entry.input_shape if entry else _shape(module), preprocessing(entry) if entry else {})[0]
-    return quantize_module(module, data, _name(model), progress, entry)
+    return quantize_module(module, data, _name(model), progress, entry, **options)
 
 
-def quantize_module(module, data: np.ndarray, name: str, progress: "Callable | None" = None, entry: "zoo.ZooEntry | None" = None) -> Network:
+def quantize_module(module, data: np.ndarray, name: str, progress: "Callable | None" = None, entry: "zoo.ZooEntry | None" = None,
+                    **options) -> Network:
     """Quantize a module or exported program with float32 images (N, C, H, W); classes and preprocessing are those of the zoo's `entry`."""
     import torch
 
@@ -97,7 +99,8 @@ def quantize_module(module, data: np.ndarray, name: str, progress: "Callable | N
     torch.set_num_threads(1)  # one order of summation: the same network on every machine
     batches = [torch.from_numpy(np.array(data[first : first + _CALIBRATION_BATCH])) for first in range(0, len(data), _CALIBRATION_BATCH)]
     try:
-        return quantize(module, batches, name=name, progress=progress, classes=entry.classes if entry else (), preprocess=preprocessing(entry) if entry else {})
+        return quantize(module, batches, name=name, progress=progress, classes=entry.classes if entry else (), preprocess=preprocessing(entry) if entry else {},
+                        **options)
     finally:
         torch.set_num_threads(threads)
 
@@ -149,6 +152,13 @@ def inputs(model: str, network: Network, paths: "Sequence[str | Path]", count: i
         raise CelosiaError(f"{model}: its sample has {len(sample)} images, not {count}; name images or choose a smaller batch")
     labels = None if labels is None else np.asarray(labels)[:count]
     return Samples(np.asarray(sample)[:count], [f"sample[{index}]" for index in range(count)], labels)
+
+
+def report_images(model: str, network: Network, calibration: "Sequence[str | Path]" = ()) -> np.ndarray:
+    """Float32 images (N, C, H, W) to judge a quantized MODEL by: the zoo's sample of it, which it was not calibrated with, else the first that it was."""
+    if model in zoo.names():
+        return np.asarray(zoo.get(model).sample_images()[0])[:_REPORT_IMAGES]
+    return images.load(calibration, network.tensors[network.inputs[0]].shape, network.preprocess)[0][:_REPORT_IMAGES]
 
 
 def _expect_model(model):

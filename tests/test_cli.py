@@ -236,6 +236,24 @@ def test_check_quantize_and_run_of_a_module(report, factory, images, tmp_path):
     assert len(report("run", "small.celq", images, "--config", "tiny")["predictions"]) == 3
 
 
+def test_quantize_options_and_report(report, celosia, refused, factory, images, tmp_path):
+    name = factory("""
+        def make():
+            torch.manual_seed(0)
+            return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    """)
+    options = ("--method", "mse", "--equalize", "--correct-bias", "--qat", "--epochs", "2")
+    found = report("quantize", name, "--calibrate", images, "-o", "x.celq", *options, "--report", "quality")
+    assert [layer["name"] for layer in found["report"]["layers"]] == ["0", "2"] and found["files"] == ["quality/quantization.json", "quality/quantization.png"]
+    assert json.loads((tmp_path / "quality" / "quantization.json").read_text()) == found["report"]
+    assert Image.open(tmp_path / "quality" / "quantization.png").width > 500
+    code, out, _ = celosia("quantize", name, "--calibrate", images, "-o", "y.celq", *options, "--report", "quality")
+    assert code == 0 and "SQNR dB" in out and out.splitlines()[-1].startswith("y.celq: 2 layers")
+    assert (tmp_path / "x.celq").read_bytes() == (tmp_path / "y.celq").read_bytes()
+    assert "give --qat as well" in refused("quantize", name, "--calibrate", images, "-o", "z.celq", "--epochs", "2")
+    assert "method must be one of minmax, histogram, mse" in refused("quantize", name, "--calibrate", images, "-o", "z.celq", "--method", "kl")
+
+
 def test_python_api(network):
     program = public.compile(network, config="tiny", batch=2)
     images = np.random.default_rng(3).normal(size=(5, 3, 8, 8)).astype(np.float32)

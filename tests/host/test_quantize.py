@@ -188,6 +188,7 @@ MODELS = {
                                          a=conv(3, 8), g=conv(3, 8, 16, padding=0)), ["conv"] + ["conv", "parameters", "mul"] * 2),
     "scaled_joined": (lambda: Function(lambda m, x: torch.cat([m.a(x), m.b(x) * m.g(x).sigmoid()], 1), a=conv(3, 8), b=conv(3, 8), g=conv(3, 8, 16, padding=0)),
                       ["conv", "conv", "conv", "parameters", "mul"]),
+    "chunk_left_out": (lambda: Function(lambda m, x: m.a(x).chunk(2, 1)[1], a=conv(3, 16)), ["conv"]),
     "two_outputs": (lambda: Function(lambda m, x: {"a": m.a(x), "b": m.b(x).flatten(1)}, a=conv(3, 8), b=conv(3, 2)), ["conv", "conv"]),
 }
 
