@@ -64,7 +64,7 @@ def offload(module: torch.nn.Module, names: "Sequence[str]", *, calibrate: Itera
                     item.note_first()
             progress("calibrate", index + 1)
     for item in replaced:
-        item.compile(batch, progress)
+        item.end_calibration(batch, progress)
     _check_memory(replaced, device.config)
     result.celosia_share = sum(item.macs for item in replaced) / macs if macs else 0.0
     return result
@@ -129,8 +129,8 @@ class Offloaded(torch.nn.Module):
             plan = self._plans[key] = _Plan(self, leaves, spec)
         return plan.run(tensors)
 
-    def compile(self, batch, progress):
-        """End calibration. Raises :exc:`CelosiaError` if there was none."""
+    def end_calibration(self, batch, progress):
+        """Quantize and compile by what has been seen. Raises :exc:`CelosiaError` if there was none."""
         if not self._plans:
             raise CelosiaError(f"submodule {self.name}: is never called; offload one that the model's forward uses, and calibrate with at least one image")
         for plan in self._plans.values():
@@ -267,12 +267,13 @@ def _strip_paths(module):
 
 def _macs(module, arguments):
     """Multiplications of a call, float."""
-    training = module.training
+    training = {part: part.training for part in module.modules()}
     try:
         with FlopCounterMode(display=False) as flops:
             module.eval()(*arguments)
     finally:
-        module.train(training)
+        for part, mode in training.items():
+            part.training = mode
     return flops.get_total_flops() // 2
 
 
