@@ -12,7 +12,7 @@ from celosia.host.device import open_device
 from celosia.models import data, photographs, recipes, zoo
 
 # Those that take seconds to build are left to `make test-long`.
-SLOW = ("alexnet", "vgg11_bn", "vgg16", "googlenet", "resnet34", "resnet50", "densenet121")
+SLOW = ("alexnet", "vgg11_bn", "vgg16", "googlenet", "resnet34", "resnet50", "densenet121", "ssd300_vgg16", "fasterrcnn_resnet50_fpn")
 NAMES = [pytest.param(name, marks=[pytest.mark.long] * (name in SLOW)) for name in zoo.names()]
 SAMPLE_CORRECT = {"fashion-resnet": 951, "fashion-vgg": 939}  # of the 1,000 sample images
 
@@ -41,6 +41,12 @@ def test_entry(name):
     for batch in (images, calibration):
         assert batch.dtype == torch.float32 and batch.shape[1:] == entry.input_shape
     with torch.no_grad():
+        if entry.parts:
+            [found] = network(list(images[:1]))
+            assert all(network.get_submodule(part) for part in entry.parts)
+            assert len(found["boxes"]) > 10 and 0 <= found["boxes"].min() and found["boxes"].max() <= entry.input_shape[1]
+            assert len(set(found["labels"].tolist())) > 5 and max(found["labels"]) < len(entry.classes) and found["scores"].std() > 1e-3
+            return
         logits = network(images[:4])
     assert logits.shape == (4, len(entry.classes)) and logits.isfinite().all()
     assert logits.std() > 0.1
