@@ -1,7 +1,7 @@
 """torchvision's networks with seeded random weights, whose maps have the size of a trained network's.
 
 Batch norms take their statistics from dead leaves. Where a convolution or linear layer has none behind it, its maps would fade or grow from layer to layer, so it gets
-the weights and bias that it would have with such a batch norm folded into it. Linear layers, where a few images are too few for a mean of each output, and the last
+the weights and bias that it would have with such a batch norm folded into it. Layers with too few values for a mean of each channel, such as linear ones, and the last
 layer, whose classes shall differ, are only scaled (Mishkin and Matas 2016, "All you need is a good init").
 """
 
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from .zoo import IMAGENET, dead_leaves
 
 __all__ = ["classifier", "detector"]
+
+#: Values of a channel, over images and pixels, of which a mean and a deviation say something.
+_LEAST = 64
 
 
 def classifier(name: str, **options: object) -> nn.Module:
@@ -73,8 +76,9 @@ def _normaliser(*, centre: bool) -> Callable:
             return output
         done = True
         axes = (0, *range(2, output.dim()))
-        mean = output.mean(axes) if centre else output.new_zeros(output.shape[1])
-        deviation = output.std(axes) if centre else output.std().expand(output.shape[1])
+        by_channel = centre and output[:, 0].numel() >= _LEAST
+        mean = output.mean(axes) if by_channel else output.new_zeros(output.shape[1])
+        deviation = output.std(axes) if by_channel else output.std().expand(output.shape[1])
         layer.weight.div_(deviation.reshape(-1, *[1] * (layer.weight.dim() - 1)))
         layer.bias.sub_(mean).div_(deviation)
         shape = (-1, *[1] * (output.dim() - 2))
