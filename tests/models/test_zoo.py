@@ -13,8 +13,11 @@ from celosia.models import data, photographs, recipes, zoo
 
 # Those that take seconds to build are left to `make test-long`.
 SLOW = ("alexnet", "vgg11_bn", "vgg16", "googlenet", "resnet34", "resnet50", "densenet121", "ssd300_vgg16", "fasterrcnn_resnet50_fpn")
-NAMES = [pytest.param(name, marks=[pytest.mark.long] * (name in SLOW)) for name in zoo.names()]
 SAMPLE_CORRECT = {"fashion-resnet": 951, "fashion-vgg": 939}  # of the 1,000 sample images
+
+
+def names(*slow):
+    return [pytest.param(name, marks=[pytest.mark.long] * (name in slow)) for name in zoo.names()]
 
 
 def test_listing_does_not_import_torch():
@@ -30,7 +33,7 @@ def test_unknown_name():
         zoo.get("lenet")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", names(*SLOW, "efficientnet_lite0"))  # which looks for crops to calibrate with
 def test_entry(name):
     entry = zoo.get(name)
     assert entry.name == name
@@ -54,7 +57,7 @@ def test_entry(name):
         assert labels.dtype == torch.int64 and labels.shape == images.shape[:1] and labels.max() < len(entry.classes)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", names(*SLOW))
 def test_building_again_gives_the_same_weights(name):
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
