@@ -105,10 +105,12 @@ class BoardControl(wiring.Component):
     def _move(self, m, phase):
         """Steps of the PLL until `phase` is where the signal that is returned says."""
         target = Signal.like(phase)
+        apart, behind = Signal(), Signal()  # a cycle late: a step that a new target makes needless is taken back
+        m.d.sync += [apart.eq(phase != target), behind.eq(target < phase)]
         wait = Signal(range(_STEP_CYCLES))
         m.d.sync += self.step.eq(wait[-1] ^ wait[-2])
         with m.If(wait.any()):
             m.d.sync += wait.eq(wait - 1)
-        with m.Elif(phase != target):
-            m.d.sync += [wait.eq(_STEP_CYCLES - 1), self.advance.eq(target < phase), phase.eq(Mux(target < phase, phase - 1, phase + 1))]
+        with m.Elif(apart):
+            m.d.sync += [wait.eq(_STEP_CYCLES - 1), self.advance.eq(behind), phase.eq(phase + Mux(behind, -1, 1))]
         return target

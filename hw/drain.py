@@ -23,7 +23,7 @@ class DrainUnit(wiring.Component):
     """Requantizes the oldest complete bank of sums into the staging buffer, a group of `drain_lanes` channels a cycle.
 
     One request of sums every `outputs` / `drain_lanes` cycles, also from one instruction of several cycles to the next: one is taken ahead. What an
-    instruction's sums need is read as they arrive, whatever their latency (at least 2). `staged` follows `sums` after `latency` cycles.
+    instruction's sums need is read as they arrive, whatever their latency (at least 3). `staged` follows `sums` after `latency` cycles.
 
     The token for COMPUTE (the bank is free) is posted a cycle after the last sum has arrived, the others a cycle after the last code was staged, as the instruction
     retires. `saturated` counts the codes clamped among those staged in the cycle before. Banks are drained alternately, beginning with bank 0 after reset.
@@ -60,9 +60,10 @@ class DrainUnit(wiring.Component):
         more = Signal(11)  # pixels after the present one, less one: its sign marks the last
         beat = Signal(range(max(groups, 2)))  # Verilog has no signals without bits
         requested = Signal()  # the last cycle of the last request
-        accepted, begun = Signal(), Signal()
-        m.d.sync += begun.eq(accepted)
-        # `arriving` may lie far away, with what its fields go to: they reach it a cycle after they are accepted, and its elements are counted here.
+        accepted, begun, sent = Signal(), Signal(), Signal()
+        m.d.sync += [begun.eq(accepted), sent.eq(begun)]
+        # `arriving` may lie far away, with what its fields go to: they reach it two cycles after they are accepted (the register that a LUT sets lies beside it),
+        # and its elements are counted here.
         waiting, room = Signal(range(IN_FLIGHT + 1)), Signal()
         m.d.sync += [
             waiting.eq(waiting + accepted - (arriving.o.valid & arriving.o.ready)),
@@ -74,8 +75,8 @@ class DrainUnit(wiring.Component):
             m.d.sync += requested.eq(requesting & (beat == groups - 2) & more[-1])
         m.d.comb += [
             accepted.eq(taken & room & (~requesting | requested)),
-            arriving.i.payload.eq(request),
-            arriving.i.valid.eq(begun),
+            arriving.i.payload.eq(delayed(m, request)),
+            arriving.i.valid.eq(sent),
             self.sums_read.valid.eq(requesting & (beat == 0)),
             self.sums_read.bank.eq(bank),
             self.sums_read.pixel.eq(pixel),

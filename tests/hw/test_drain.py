@@ -173,7 +173,7 @@ async def drain(dut, config, rng, contents, drained, latency, sums_latency, prob
 @pytest.mark.parametrize("config", ["tiny", "ulx3s-25f", "ulx3s-85f"])
 def test_drain_unit_equals_golden(config):
     component = DrainUnit(get_config(config))
-    run_cocotb(component, __file__, "equals_golden", {"config": config, "latency": component.latency, "runs": [(2, 1), (9, 1), (30, 1), (12, 0.05)]})
+    run_cocotb(component, __file__, "equals_golden", {"config": config, "latency": component.latency, "runs": [(3, 1), (9, 1), (30, 1), (12, 0.05)]})
 
 
 def test_config_must_be_one():
