@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from . import export, recipe_commands
-from .console import call, emit, progress_bar, table
+from . import export, offload_commands, recipe_commands
+from .console import call, emit, open_with_progress, progress_bar, speed, table
 from .errors import CelosiaError, UnsupportedError
 from .options import Batch, Calibrate, Config, DeviceName, Inputs, Json, Model, Trust, Vcd, VcdCycles, Weights
 
@@ -85,8 +85,8 @@ def check(
 
     if model.endswith((".celq", ".celp")) and (shape or weights or trust):
         raise CelosiaError(f"{model}: is quantized already; leave out --shape, --weights and --trust")
-    if detector := _detector(model, batch, weights):
-        return _print_parts(_check_detector(detector, config), as_json)
+    if detector := offload_commands.detector(model, batch, weights):
+        return offload_commands.print_parts(offload_commands.check_detector(detector, config), as_json)
     if model.endswith(".celp"):
         program = load_program(model, config, batch)
     else:
@@ -94,7 +94,7 @@ def check(
         try:
             network = sketch(model, _shape(shape), weights=weights, trust=trust)
         except UnsupportedError as error:
-            return _print_parts(_check_offloaded(error, model, chosen, _shape(shape), weights, trust), as_json)
+            return offload_commands.print_parts(offload_commands.check_offloaded(error, model, chosen, _shape(shape), weights, trust), as_json)
         program = compile_network(network, chosen, batch or network.batch or 1)
     report = {"model": model, "config": program.config.name, "batch": program.batch, **estimate_report(program), "memory": memory_report(program)}
     if as_json:
@@ -196,14 +196,14 @@ def run(
     if output:
         _expect_folder(output)
         images.expect_format(output)
-    if detector := _detector(model, batch):
-        _run_detector(detector, device, config, inputs or (), output, window, as_json)
+    if detector := offload_commands.detector(model, batch):
+        offload_commands.run_detector(detector, device, config, inputs or (), output, window, as_json)
         return
     watch = Stopwatch()
     program, chosen = _program(model, config, batch)
     samples = load_inputs(model, program.network, inputs or (), program.batch)
     watch.lap("prepare")
-    with progress_bar(f"run {model} on {device}") as progress, _open(device, chosen, progress, **window) as opened:
+    with progress_bar(f"run {model} on {device}") as progress, open_with_progress(device, chosen, progress, **window) as opened:
         watch.lap("open")
         result = opened.run(program, samples.images)
         watch.lap("run")
@@ -271,7 +271,7 @@ def bench(
     program, chosen = _program(model, config, batch)
     zeros = [np.zeros((program.batch, *program.network.tensors[name].shape), np.float32) for name in program.network.inputs]  # time does not depend on data
     watch.lap("prepare")
-    with progress_bar(f"bench {model} on {device}") as progress, _open(device, chosen, progress) as opened:
+    with progress_bar(f"bench {model} on {device}") as progress, open_with_progress(device, chosen, progress) as opened:
         watch.lap("open")
         result = opened.run(program, zeros)
         watch.lap("run")
@@ -387,79 +387,6 @@ def selftest(
         raise typer.Exit(1)
 
 
-def _detector(model, batch, weights=None):
-    """The zoo's entry if MODEL is a detector."""
-    from ..models import zoo
-
-    if model not in zoo.names() or not zoo.get(model).parts:
-        return None
-    for option, value in (("--batch", batch), ("--weights", weights)):
-        if value is not None:
-            raise CelosiaError(f"{option}: {model} is a detector and runs an image at a time, with the zoo's weights; use celosia.offload from Python")
-    return zoo.get(model)
-
-
-def _check_offloaded(error, model, config, shape, weights, trust):
-    """What :func:`celosia.offload` makes of a model that cannot run whole; the error, if nothing of it is worth a device."""
-    from .offload import offload_report
-    from .source import sketch_offloaded
-
-    if error.node is None or model.endswith(".pt2"):
-        raise error
-    with _open("golden", config, None) as device:
-        report = offload_report(sketch_offloaded(model, device, shape, weights=weights, trust=trust))
-    if not any(row["where"] == "device" for row in report["parts"]):
-        raise error
-    return {"model": model, "config": config.name, "error": str(error), **report}
-
-
-def _check_detector(entry, config):
-    from .detect import DEFAULT_CONFIG, check_report, offloaded
-
-    with progress_bar(f"check {entry.name}") as progress, _open("golden", config or DEFAULT_CONFIG, progress) as device:
-        return check_report(entry, offloaded(entry, device, sketch=True, progress=progress), device)
-
-
-def _run_detector(entry, device, config, paths, output, window, as_json):
-    from . import images
-    from .detect import DEFAULT_CONFIG, LEAST_SCORE, detect_report, load_images, offloaded
-    from .report import Stopwatch
-    from .source import preprocessing
-
-    if window:
-        raise CelosiaError(f"--vcd: {entry.name} runs several programs; record one of them from Python")
-    watch = Stopwatch()
-    samples = load_images(entry, paths, 1)
-    with progress_bar(f"run {entry.name} on {device}") as progress, _open(device, config or DEFAULT_CONFIG, progress) as opened:
-        watch.lap("open")
-        module = offloaded(entry, opened, progress=progress)
-        watch.lap("prepare")
-        report = detect_report(entry, module, opened, samples)
-        watch.lap("run")
-    report["host_seconds"] = watch.seconds
-    if output:
-        objects = [[item for item in row["objects"] if item["score"] >= LEAST_SCORE] for row in report["predictions"]]
-        images.draw_boxes(output, samples.images, objects, preprocessing(entry))
-    if as_json:
-        return emit(report)
-    for row in report["predictions"]:
-        print(f"{row['image']}: {len(row['objects'])} objects" + "".join(f"\n  {item['class']} {item['score']:.2f} at {item['box']}" for item in row["objects"][:10]))
-    _print_parts(report)
-    if report["cycles"]:
-        print(f"{report['cycles']:,} cycles for {report['images']} images, {report['utilisation']:.1%} of the array used, "
-              f"{report['frames_per_second']:.4g} frames/s at {report['clock_mhz']:g} MHz")
-    return print(f"outputs sha256 {report['outputs_sha256']}")
-
-
-def _print_parts(report, as_json=False):
-    if as_json:
-        return emit(report)
-    table(("part", "where", "layers", "MACs", "batch", "memory bytes", ""),
-          [(row["submodule"], row["where"], row["layers"] or "", f"{row['macs']:,}" if row["macs"] else "", row["batch"] or "",
-            f"{row['bytes']:,}" if row["bytes"] else "", "; ".join(row["reasons"])) for row in report["parts"]])
-    return print(f"{report['share']:.1%} of the MACs run on the accelerator" + (", with celosia.offload from Python" if report.get("error") else ""))
-
-
 def _program(model, config, batch):
     """The program to run, and the configuration of the device: the one asked for, else the program's own."""
     from ..hw.config import get_config
@@ -471,18 +398,11 @@ def _program(model, config, batch):
     return program, asked or program.config
 
 
-def _open(name, config, progress, **options):
-    from .device import BOARDS, open_device
-
-    return open_device(name, config, **options, **({"progress": progress} if name == "rtl" or name.startswith(BOARDS) else {}))
-
-
 def _print_run(report):
     for row in report["predictions"]:
         print(f"{row['image']}: {row['class']}")
     if report["cycles"]:
-        print(f"{report['cycles']:,} cycles for {report['images']} images, {report['utilisation']:.1%} of the array used, "
-              f"{report['frames_per_second']:.4g} frames/s at {report['clock_mhz']:g} MHz")
+        print(speed(report))
         print(f"stalls: {_stalls(report)}")
     print(f"outputs sha256 {report['outputs_sha256']}")
 

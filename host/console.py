@@ -1,4 +1,4 @@
-"""What the command line and the demo share: reports on stdout, progress on stderr, a user's errors in one sentence."""
+"""What commands and the demo share: reports on stdout, progress on stderr, a user's errors in one sentence."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["call", "emit", "progress_bar", "table"]
+__all__ = ["call", "emit", "open_with_progress", "progress_bar", "speed", "table"]
 
 _notes = Console(stderr=True, highlight=False)
 
@@ -67,3 +67,16 @@ def progress_bar(title: str):
                 bar.update(task, completed=state.step, total=state.steps)
 
         yield report
+
+
+def open_with_progress(name, config, progress, **options):
+    """Open a device; those that take long tell `progress`."""
+    from .device import BOARDS, open_device
+
+    return open_device(name, config, **options, **({"progress": progress} if name == "rtl" or name.startswith(BOARDS) else {}))
+
+
+def speed(report):
+    """The cycles of a run's report and what follows from them, in a line."""
+    return (f"{report['cycles']:,} cycles for {report['images']} images, {report['utilisation']:.1%} of the array used, "
+            f"{report['frames_per_second']:.4g} frames/s at {report['clock_mhz']:g} MHz")

@@ -40,7 +40,7 @@ def main(arguments: "list[str] | None" = None) -> int:
         program = compile_network(network, config, BATCH)
     photographs = np.asarray(zoo.get(MODEL).sample_images()[0])
     with _step("float", f"{len(photographs)} photographs"):
-        wanted = _float_probabilities(photographs)
+        wanted = _probabilities(_float_logits(photographs))
     with _step("golden", f"{len(photographs)} photographs"), open_device("golden", config) as device:
         expected = device.run(program, photographs)
     hardware = f"{BATCH} photographs through the simulated hardware, after its first build"
@@ -53,7 +53,7 @@ def main(arguments: "list[str] | None" = None) -> int:
 
     report |= {"bytes_compared": sum(codes.size for codes in result.codes),
                "bytes_differing": sum(int((one != other[:BATCH]).sum()) for one, other in zip(result.codes, expected.codes, strict=True))}
-    found = _softmax(expected.outputs[0])
+    found = _probabilities(expected.outputs[0])
     for row, int8, exact in zip(report["predictions"], found, wanted):
         row |= {"probability": float(int8.max()), "float": network.classes[exact.argmax()], "float_probability": float(exact.max())}
         print(f"  {row['image']:18} {row['class']} ({row['probability']:.0%}); float: {row['float']} ({row['float_probability']:.0%})")
@@ -70,17 +70,18 @@ def main(arguments: "list[str] | None" = None) -> int:
     return 1 if report["bytes_differing"] else 0
 
 
-def _float_probabilities(photographs):
-    """What the network itself, in floating point, gives each class."""
+def _float_logits(photographs):
+    """What the network itself computes, in floating point."""
     import torch
 
     with torch.no_grad():
-        return _softmax(zoo.get(MODEL).build()(torch.from_numpy(photographs)).numpy())
+        return zoo.get(MODEL).build()(torch.from_numpy(photographs)).numpy()
 
 
-def _softmax(logits):
-    odds = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    return odds / odds.sum(1, keepdims=True)
+def _probabilities(logits):
+    import torch
+
+    return torch.from_numpy(logits).double().softmax(1).numpy()
 
 
 def _draw(path, photographs, report, network):

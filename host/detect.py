@@ -1,20 +1,20 @@
 """The zoo's detectors on a device: their parts offloaded, the rest torchvision's."""
 
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from ..models.reproducible import one_thread
 from ..models.zoo import ZooEntry
 from . import images
 from .device import Device
 from .offload import Offloaded, offload, offload_report
-from .report import sha256
+from .report import per_second, sha256, utilisation
 from .source import Samples, preprocessing
 
-__all__ = ["DEFAULT_CONFIG", "LEAST_SCORE", "check_report", "detect_report", "load_images", "offloaded"]
+__all__ = ["DEFAULT_CONFIG", "LEAST_SCORE", "detect_report", "load_images", "offloaded"]
 
 #: Weights of SSD300 and Faster R-CNN exceed 32 MB.
 DEFAULT_CONFIG = "ulx3s-85f-64m"
@@ -38,7 +38,7 @@ def offloaded(entry: ZooEntry, device: Device, *, sketch: bool = False, progress
     Raises :exc:`CelosiaError` as :func:`~celosia.host.offload.offload`.
     """
     calibration = entry.calibration_images()
-    with _one_thread():
+    with one_thread():
         return offload(entry.build(), entry.parts, calibrate=list(calibration)[: _SKETCH if sketch else None], device=device, progress=progress)
 
 
@@ -48,33 +48,15 @@ def detect_report(entry: ZooEntry, module: torch.nn.Module, device: Device, samp
     for item in parts:
         item.reset()
     predictions = []
-    with _one_thread(), torch.no_grad():
+    with one_thread(), torch.no_grad():
         for name, image in zip(samples.names, torch.from_numpy(samples.images)):
             [found] = module([image])
             predictions.append({"image": name, "objects": [
                 {"box": [round(float(edge), 2) for edge in box], "class": entry.classes[int(label)], "index": int(label), "score": round(float(score), 4)}
                 for box, label, score in zip(found["boxes"], found["labels"], found["scores"])]})
-    macs, cycles = sum(item.run_macs for item in parts), sum(item.cycles for item in parts) or None
-    clock = device.config.clock_mhz
+    macs, cycles, config = sum(item.run_macs for item in parts), sum(item.cycles for item in parts) or None, device.config
     return {
-        "model": entry.name, "device": device.name, "config": device.config.name, "batch": 1, "images": len(samples.names), "cycles": cycles, "macs": macs,
-        "utilisation": round(macs / (cycles * device.config.macs), 4) if cycles else None,
-        "frames_per_second": round(len(samples.names) * clock * 1e6 / cycles, 3) if cycles else None, "clock_mhz": clock,
+        "model": entry.name, "device": device.name, "config": config.name, "batch": 1, "images": len(samples.names), "cycles": cycles, "macs": macs,
+        "utilisation": utilisation(macs, cycles, config), "frames_per_second": per_second(len(samples.names), cycles, config), "clock_mhz": config.clock_mhz,
         "outputs_sha256": sha256([codes for item in parts for codes in item.codes]), "predictions": predictions, **offload_report(module),
     }
-
-
-def check_report(entry: ZooEntry, module: torch.nn.Module, device: Device) -> dict:
-    """What `celosia check --json` prints."""
-    return {"model": entry.name, "config": device.config.name, **offload_report(module)}
-
-
-@contextmanager
-def _one_thread():
-    """One order of summation: the same boxes on every machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..models.data import frame
 from .errors import CelosiaError
 
 __all__ = ["draw", "draw_boxes", "expect_format", "load"]
@@ -138,18 +139,8 @@ def _photograph(path, shape, preprocess):
             image = file.convert("L" if channels == 1 else "RGB")
     except Exception as error:  # whatever a decoder makes of broken bytes
         raise CelosiaError(f"image {path}: is truncated or no image: {error}") from None
-    if image.size != (width, height) and preprocess.get("fit") == "inside":
-        scale = min(width / image.width, height / image.height)
-        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling[preprocess.get("resample", "bilinear").upper()])
-        whole = Image.new(image.mode, (width, height), "#7f7f7f")
-        whole.paste(image)
-        image = whole
-    elif image.size != (width, height):
-        scale = max(width / image.width, height / image.height) / preprocess.get("crop", 1)
-        resample = Image.Resampling[preprocess.get("resample", "bilinear").upper()]
-        image = image.resize((max(width, round(image.width * scale)), max(height, round(image.height * scale))), resample)
-        left, top = (image.width - width) // 2, (image.height - height) // 2
-        image = image.crop((left, top, left + width, top + height))
+    if image.size != (width, height):
+        image = frame(image, width, height, **{key: preprocess[key] for key in ("crop", "resample", "fit") if key in preprocess})
     return np.asarray(image).reshape(height, width, channels)
 
 

@@ -126,7 +126,7 @@ class Offloaded(torch.nn.Module):
                 shapes = " and ".join("N×" + "×".join(map(str, x.shape[1:])) for x in tensors)
                 raise CelosiaError(f"submodule {self.name or 'itself'}: is called with {shapes} or other constants than in calibration; bring images to one size, "
                                    "or calibrate with images of all sizes")
-            plan = self._plans[key] = _Plan(self, leaves, spec)
+            plan = self._plans[key] = _Plan(self, leaves, tensors, spec)
         return plan.run(tensors)
 
     def end_calibration(self, batch, progress):
@@ -145,13 +145,11 @@ class Offloaded(torch.nn.Module):
 class _Plan:
     """The stages of a submodule for one structure and shape of its inputs."""
 
-    def __init__(self, owner, leaves, spec):
+    def __init__(self, owner, leaves, tensors, spec):
         self.owner, self.most = owner, 1
         flat = _Flat(owner.name, owner.original, leaves, spec)
-        tensors = tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
-        graph = trace(flat, tensors)
-        if not owner.name:
-            _strip_paths(graph)
+        graph = trace(flat, tuple(tensors))
+        _rename(graph, owner.name)
         stages, self.inputs, self.returned = partition(graph)
         self.parts = [_Part(stage) for stage in stages]
         self.structure = flat.structure
@@ -234,17 +232,11 @@ class _TENSOR:
 
 
 class _Flat(torch.nn.Module):
-    """A submodule as a function of tensors alone. It has its path in the model, which errors name."""
+    """A submodule as a function of tensors alone."""
 
     def __init__(self, name, module, leaves, spec):
         super().__init__()
-        self.name, self.leaves, self.spec = name, [_TENSOR if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves], spec
-        parent = self
-        *path, last = (name or "model").split(".")
-        for part in path:
-            parent.add_module(part, torch.nn.Module())
-            parent = parent.get_submodule(part)
-        parent.add_module(last, module)
+        self.module, self.leaves, self.spec = module, [_TENSOR if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves], spec
         self.title = f"{name} ({type(module).__name__})" if name else type(module).__name__
         #: Of what it returned last: its leaves that are no tensors, and how they are nested.
         self.structure = None
@@ -253,16 +245,16 @@ class _Flat(torch.nn.Module):
     def forward(self, *tensors):
         given = iter(tensors)
         args, kwargs = tree_unflatten([next(given) if leaf is _TENSOR else leaf for leaf in self.leaves], self.spec)
-        leaves, spec = tree_flatten(self.get_submodule(self.name or "model")(*args, **kwargs))
+        leaves, spec = tree_flatten(self.module(*args, **kwargs))
         self.structure = [_TENSOR if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves], spec
         return tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
 
 
-def _strip_paths(module):
-    """Modules' paths in the model itself, which :class:`_Flat` calls "model"."""
+def _rename(module, name):
+    """Modules' paths in the model, for those in :class:`_Flat`."""
     for node in module.graph.nodes:
         if stack := node.meta.get("nn_module_stack"):
-            node.meta["nn_module_stack"] = {key: (path.removeprefix("model").removeprefix("."), kind) for key, (path, kind) in stack.items()}
+            node.meta["nn_module_stack"] = {key: (".".join(filter(None, (name, *path.split(".")[1:]))), kind) for key, (path, kind) in stack.items() if path}
 
 
 def _macs(module, arguments):

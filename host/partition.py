@@ -152,7 +152,11 @@ class _Partitioner:
         return all(self.free(source) for source in node.all_input_nodes)
 
     def reasons(self, nodes):
-        return list({operation(node): str(self.refusals[node]) for node in reversed(nodes) if node in self.refusals}.values())[::-1]
+        first = {}
+        for node in nodes:
+            if node in self.refusals:
+                first.setdefault(operation(node), str(self.refusals[node]))
+        return list(first.values())
 
 
 class _Draft:

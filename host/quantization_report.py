@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ..hw.atomic import write_atomically
 from ..sim import golden
 from .errors import CelosiaError
 from .quantize import QuantizedModel
+from .reference import Recorder
 
 __all__ = ["draw_report", "quantization_report", "report_rows", "write_report"]
 
@@ -76,34 +78,20 @@ def _decibels(signal, noise):
     return round(10 * math.log10(signal / noise), 2) if noise and signal else None
 
 
-class _Values(torch.fx.Interpreter):
-    """Keeps the values of some nodes; those in `instead` are read by the nodes behind them in place of what was computed."""
-
-    def __init__(self, module, names, instead=None):
-        super().__init__(module)
-        self.names, self.instead, self.values = names, instead or {}, {}
-
-    def run_node(self, node):
-        value = super().run_node(node)
-        if node.name in self.names:
-            self.values[node.name] = value
-        return self.instead.get(node.name, value)
-
-
 def _measure(qmodel, inputs, count, totals):
     """Add the first `count` of the images to the totals."""
     nodes = _float_nodes(qmodel)
     codes = [golden.quantize(x.numpy(), qmodel.tensors[name]) for x, name in zip(inputs, qmodel.inputs)]
     engine = {}
     golden.execute(qmodel, [code.reshape(-1, *qmodel.tensors[name].shape) for code, name in zip(codes, qmodel.inputs)], engine.__setitem__)
-    exact = _Values(qmodel.original, set(nodes.values()))
+    exact = Recorder(qmodel.original, set(nodes.values()))
     with torch.no_grad():
         exact.run(*inputs)
         maps = {name: exact.values[node].numpy().reshape(-1, *qmodel.tensors[name].shape) for name, node in nodes.items()}
         given = {name: golden.quantize(value, qmodel.tensors[name]) for name, value in maps.items()}
         rounded = {nodes[name]: torch.from_numpy(golden.dequantize(code, qmodel.tensors[name])).reshape(exact.values[nodes[name]].shape)
                    for name, code in given.items()}
-        local = _Values(qmodel.original, set(nodes.values()), rounded)
+        local = Recorder(qmodel.original, set(nodes.values()), rounded)
         local.run(*inputs)
 
     def of(values, name):
@@ -155,7 +143,7 @@ def write_report(report: dict, folder: "str | Path") -> "list[Path]":
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "quantization.json").write_text(json.dumps(report, indent=1) + "\n")
+        write_atomically(folder / "quantization.json", json.dumps(report, indent=1) + "\n")
         draw_report(report).save(folder / "quantization.png")
     except OSError as error:
         raise CelosiaError(f"report {folder}: cannot be written: {error.strerror or error}") from None

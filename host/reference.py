@@ -12,7 +12,7 @@ from ..sim import golden
 from .errors import CelosiaError
 from .quantize import QuantizedModel
 
-__all__ = ["LayerRecord", "compare", "reference_codes", "reference_outputs"]
+__all__ = ["LayerRecord", "Recorder", "compare", "reference_codes", "reference_outputs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +29,18 @@ class LayerRecord:
     sqnr_db: float
 
 
-class _Recorder(torch.fx.Interpreter):
-    def __init__(self, module, names):
+class Recorder(torch.fx.Interpreter):
+    """Runs a graph and keeps the `values` of the nodes of those names; those in `instead` are read by the nodes behind them in place of what was computed."""
+
+    def __init__(self, module: torch.fx.GraphModule, names: "set[str]", instead: "dict[str, torch.Tensor] | None" = None):
         super().__init__(module)
-        self.names, self.values = names, {}
+        self.names, self.instead, self.values = names, instead or {}, {}
 
     def run_node(self, node):
         value = super().run_node(node)
         if node.name in self.names:
             self.values[node.name] = value
-        return value
+        return self.instead.get(node.name, value)
 
 
 def reference_codes(qmodel: QuantizedModel, *inputs: torch.Tensor) -> "dict[str, np.ndarray]":
@@ -48,7 +50,7 @@ def reference_codes(qmodel: QuantizedModel, *inputs: torch.Tensor) -> "dict[str,
     """
     if qmodel.reference is None:
         raise CelosiaError(f"{qmodel.name}: a loaded network has no reference graph; compare the result of quantize() itself")
-    recorder = _Recorder(qmodel.reference, set(qmodel.nodes.values()))
+    recorder = Recorder(qmodel.reference, set(qmodel.nodes.values()))
     with torch.no_grad():
         recorder.run(*inputs)
     codes, tensors = {}, qmodel.tensors | {item.lookup.before.name: item.lookup.before for item in qmodel.layers if item.lookup}

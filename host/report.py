@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from ..hw.config import AcceleratorConfig
 from ..hw.network import Network
 from ..hw.program import Program
 from .device import Device, Result, open_device
 from .errors import CelosiaError
 from .waveform import record
 
-__all__ = ["Stopwatch", "bench_report", "compare", "equal_codes", "estimate_report", "memory_report", "outputs_sha256",
-            "predictions", "run_on", "run_report", "sha256", "verdict"]
-
+__all__ = ["Stopwatch", "bench_report", "compare", "equal_codes", "estimate_report", "memory_report", "outputs_sha256", "per_second", "predictions", "run_on",
+           "run_report", "sha256", "utilisation", "verdict"]
 
 #: Of the linear layers that the host computes, by which their time is estimated: golden's, measured on one core of 2.6 GHz for 4,096 to 25,088 inputs.
 _HOST_MACS_PER_SECOND = 1e9
@@ -68,8 +68,8 @@ def run_report(model: str, device: Device, program: Program, result: Result, nam
         "cycles": result.cycles,
         "macs": macs,
         "host_layers": [layer.name for layer in program.host.layers] if program.host else [],
-        "utilisation": _utilisation(macs, result.cycles, program),
-        "frames_per_second": _per_second(len(names), result.cycles, program),
+        "utilisation": utilisation(macs, result.cycles, program.config),
+        "frames_per_second": per_second(len(names), result.cycles, program.config),
         "clock_mhz": program.config.clock_mhz,
         "outputs_sha256": outputs_sha256(result),
         "predictions": predictions(program.network, result, names),
@@ -95,7 +95,7 @@ def bench_report(model: str, device: Device, program: Program, result: Result, h
         "batch": program.batch,
         "layers": layers,
         "total": total,
-        "frames_per_second": _per_second(program.batch, result.cycles, program),
+        "frames_per_second": per_second(program.batch, result.cycles, program.config),
         "clock_mhz": program.config.clock_mhz,
         "stalls": _stalls(result),
         "host_seconds": host_seconds,
@@ -176,15 +176,17 @@ def verdict(report: dict) -> str:
 
 def _row(name, op, macs, cycles, bound, dram_bytes, program):
     return {"name": name, "op": op, "macs": macs, "cycles": int(cycles), "bound_cycles": int(bound), "dram_bytes": int(dram_bytes),
-            "utilisation": _utilisation(macs, cycles, program)}
+            "utilisation": utilisation(macs, cycles, program.config)}
 
 
-def _utilisation(macs, cycles, program):
-    return round(macs / (cycles * program.config.macs), 4) if cycles else None
+def utilisation(macs: int, cycles: "int | None", config: AcceleratorConfig) -> "float | None":
+    """The share of the array's MACs that were an author's; None without cycles."""
+    return round(macs / (cycles * config.macs), 4) if cycles else None
 
 
-def _per_second(images, cycles, program):
-    return round(images * program.config.clock_mhz * 1e6 / cycles, 3) if cycles else None
+def per_second(images: int, cycles: "int | None", config: AcceleratorConfig) -> "float | None":
+    """Images a second at the configuration's clock; None without cycles."""
+    return round(images * config.clock_mhz * 1e6 / cycles, 3) if cycles else None
 
 
 def _stalls(result):

@@ -93,16 +93,13 @@ def quantize_module(module, data: np.ndarray, name: str, progress: "Callable | N
     """Quantize a module or exported program with float32 images (N, C, H, W); classes and preprocessing are those of the zoo's `entry`."""
     import torch
 
+    from ..models.reproducible import one_thread
     from .quantize import quantize
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # one order of summation: the same network on every machine
     batches = [torch.from_numpy(np.array(data[first : first + _CALIBRATION_BATCH])) for first in range(0, len(data), _CALIBRATION_BATCH)]
-    try:
-        return quantize(module, batches, name=name, progress=progress, classes=entry.classes if entry else (), preprocess=preprocessing(entry) if entry else {},
-                        **options)
-    finally:
-        torch.set_num_threads(threads)
+    known = {"classes": entry.classes, "preprocess": preprocessing(entry)} if entry else {}
+    with one_thread():  # the same network on every machine
+        return quantize(module, batches, name=name, progress=progress, **known, **options)
 
 
 def sketch(model: str, shape: "tuple[int, int, int] | None" = None, *, weights: "str | Path | None" = None, trust: bool = False) -> Network:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import platformdirs
+from PIL import Image
 
 
 class DataError(ValueError):
@@ -61,6 +62,22 @@ class Preprocess:
         scale = np.float32(1 / 255) / np.array(self.std, np.float32)
         offset = np.array(self.mean, np.float32) / np.array(self.std, np.float32)
         return (images * scale - offset).transpose(0, 3, 1, 2)
+
+    def frame(self, image: Image.Image, size: int) -> Image.Image:
+        """What the network sees of a photograph: a square of that size."""
+        return frame(image, size, size, crop=self.crop, resample=self.resample, fit=self.fit)
+
+
+def frame(image: Image.Image, width: int, height: int, *, crop: float = 1.0, resample: str = "bilinear", fit: str = "cover") -> Image.Image:
+    """What a network sees of a photograph, as :class:`Preprocess` describes it: an image of that size."""
+    scale = (min if fit == "inside" else max)(width / image.width, height / image.height) / crop
+    scaled = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling[resample.upper()])
+    if fit == "inside":
+        whole = Image.new(image.mode, (width, height), "#7f7f7f")
+        whole.paste(scaled)
+        return whole
+    left, top = (scaled.width - width) // 2, (scaled.height - height) // 2
+    return scaled.crop((left, top, left + width, top + height))
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def load(name: str) -> np.ndarray:
 
 def centres(names: Sequence[str], size: int, preprocess: Preprocess) -> np.ndarray:
     """The middle of each photograph as a network with this preprocessing sees it, uint8 (N, size, size, 3). Raises as `path`."""
-    return np.stack([_centre(_open(name), size, preprocess) for name in names])
+    return np.stack([np.asarray(preprocess.frame(_open(name), size)) for name in names])
 
 
 def random_crops(names: Sequence[str], size: int, preprocess: Preprocess, *, seed: int) -> Iterator[np.ndarray]:
@@ -90,13 +90,6 @@ def recognised(crops: Iterator[np.ndarray], network: nn.Module, preprocess: Prep
 def _open(name):
     with Image.open(path(name)) as file:
         return file.convert("RGB")
-
-
-def _centre(image, size, preprocess):
-    scale = size / min(image.size) / preprocess.crop
-    image = image.resize((round(image.width * scale), round(image.height * scale)), _resample(preprocess))
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
 def _resample(preprocess):

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .reproducible import reproducible
 from .zoo import IMAGENET, dead_leaves
 
 __all__ = ["classifier", "detector"]
@@ -42,14 +43,9 @@ def detector(name: str, size: int, **options: object) -> nn.Module:
 
 @contextmanager
 def _seeded():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # one order of summation: the same weights on every call
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    with reproducible(), torch.no_grad():
+        torch.manual_seed(0)
+        yield
 
 
 def _settle(network, images, *, bare):

@@ -231,8 +231,8 @@ _ENTRIES = {
                 preprocess=IMAGENET,
                 recipe=None,
                 _network=partial(_seeded, "classifier", name, **options),
-                _samples=lambda: (dead_leaves(4, 224, seed=2), None),
-                _calibration=lambda: dead_leaves(16, 224, seed=1),
+                _samples=partial(_leaves, 4, 224, 2),
+                _calibration=partial(dead_leaves, 16, 224, seed=1),
             )
             for name, title, normed, options in (
                 ("alexnet", "AlexNet", False, {}),

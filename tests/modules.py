@@ -5,7 +5,7 @@ from torch import nn
 
 from celosia.host.quantize import quantize
 
-__all__ = ["Function", "conv", "make"]
+__all__ = ["Function", "conv", "make", "normalized"]
 
 
 class Function(nn.Module):
@@ -22,6 +22,14 @@ class Function(nn.Module):
 
 def conv(inputs, outputs, kernel=3, **options):
     return nn.Conv2d(inputs, outputs, kernel, **{"padding": 0 if isinstance(kernel, tuple) else kernel // 2} | options)
+
+
+def normalized(channels):
+    """A batch norm with statistics and parameters of its own."""
+    norm = nn.BatchNorm2d(channels)
+    for value, low, high in ((norm.weight, -1.5, 1.5), (norm.bias, -1, 1), (norm.running_mean, -1, 1), (norm.running_var, 0.5, 2)):
+        nn.init.uniform_(value, low, high)
+    return norm
 
 
 def make(model, shape=(3, 16, 16), seed=0):

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..data import ImageData, Preprocess
+from ..reproducible import reproducible
 
 SMOKE_STEPS = 20
 
@@ -108,7 +108,7 @@ def run(
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     checkpoint, metrics = out_dir / "checkpoint.safetensors", out_dir / "metrics.jsonl"
-    with _reproducible():
+    with reproducible():
         torch.manual_seed(_mix(seed, "start", 0))
         session = start()
         identity = {"recipe": name, "seed": str(seed), "steps": str(session.steps)}
@@ -134,18 +134,6 @@ def run(
     if smoke and losses and not np.mean(losses[-5:]) < np.mean(losses[:5]):
         raise TrainingError(f"the loss of {name} does not fall: {losses[0]:.3f} at first, {losses[-1]:.3f} at last")
     return session, records[-1]
-
-
-@contextmanager
-def _reproducible() -> Iterator[None]:
-    """One thread, so that sums have one order; the caller's generator and thread count come back afterwards."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
 
 
 def _mix(seed: int, purpose: str, number: int) -> int:

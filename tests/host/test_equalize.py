@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from modules import Function, conv
+from modules import Function, conv, normalized
 from torch import nn
 
 from celosia.host.equalize import equalize
@@ -24,16 +24,10 @@ def uneven(layer):
     return layer
 
 
-def norm(channels):
-    layer = nn.BatchNorm2d(channels)
-    nn.init.uniform_(layer.running_var, 0.5, 2)
-    return layer
-
-
 #: Model and how many pairs of its layers can be equalized.
 MODELS = {
     "relu": (lambda: nn.Sequential(uneven(conv(3, 8)), nn.ReLU(), conv(8, 8)), 1),
-    "depthwise": (lambda: nn.Sequential(uneven(conv(3, 8)), norm(8), nn.ReLU(), uneven(conv(8, 8, groups=8)), nn.ReLU(), conv(8, 4, 1)), 2),
+    "depthwise": (lambda: nn.Sequential(uneven(conv(3, 8)), normalized(8), nn.ReLU(), uneven(conv(8, 8, groups=8)), nn.ReLU(), conv(8, 4, 1)), 2),
     "multiplied_depthwise": (lambda: nn.Sequential(uneven(conv(3, 8)), conv(8, 24, groups=8)), 1),
     "grouped": (lambda: nn.Sequential(uneven(conv(3, 8)), nn.LeakyReLU(0.1), conv(8, 12, groups=2)), 1),
     "pools": (lambda: nn.Sequential(uneven(conv(3, 8)), nn.MaxPool2d(3, 2, 1), nn.ReLU(), nn.AvgPool2d(2), nn.ZeroPad2d(1), conv(8, 8)), 1),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from modules import Function, conv, make
+from modules import Function, conv, make, normalized
 from torch import nn
 
 from celosia.host import graph
@@ -45,13 +45,6 @@ class Excited(nn.Module):
     def forward(self, x):
         x = F.relu(self.first(x))
         return self.last(x * self.function(self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(x, 1))))))
-
-
-def normalized(channels):
-    norm = nn.BatchNorm2d(channels)
-    for value, low, high in ((norm.weight, -1.5, 1.5), (norm.bias, -1, 1), (norm.running_mean, -1, 1), (norm.running_var, 0.5, 2)):
-        nn.init.uniform_(value, low, high)
-    return norm
 
 
 def rarely(layer):
