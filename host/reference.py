@@ -12,7 +12,7 @@ from ..sim import golden
 from .errors import CelosiaError
 from .quantize import QuantizedModel
 
-__all__ = ["LayerRecord", "Recorder", "compare", "reference_codes", "reference_outputs"]
+__all__ = ["LayerRecord", "OutputRecord", "Recorder", "compare", "output_sqnr", "reference_codes", "reference_outputs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,17 @@ class LayerRecord:
     different: float
     #: Signal to difference in dB, infinite if all codes are equal.
     sqnr_db: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputRecord:
+    """Signal to error in dB of an output, against the float network's; infinite if there is no error."""
+
+    name: str
+    #: Of the integer network.
+    engine_db: float
+    #: Of the quantize–dequantize graph; the contract is that both are within 0.5 dB.
+    reference_db: float
 
 
 class Recorder(torch.fx.Interpreter):
@@ -89,12 +100,33 @@ def compare(qmodel: QuantizedModel, *inputs: torch.Tensor,
     for item in qmodel.layers:
         pairs = list(_pairs(item, qmodel, codes, layer))
         difference = np.concatenate([(got.astype(np.int64) - want).reshape(-1) for got, want, _ in pairs])
-        noise = float((difference**2).sum())
-        signal = float(sum(((want.astype(np.int64) - tensor.zero_point) ** 2).sum() for _, want, tensor in pairs))
-        with np.errstate(divide="ignore"):
-            sqnr = float(10 * np.log10(signal / noise)) if noise else float("inf")
-        records.append(LayerRecord(name=item.name, op=item.op, max_lsb_error=int(np.abs(difference).max()), different=float((difference != 0).mean()), sqnr_db=sqnr))
+        signal = np.concatenate([(want.astype(np.int64) - tensor.zero_point).reshape(-1) for _, want, tensor in pairs])
+        records.append(LayerRecord(name=item.name, op=item.op, max_lsb_error=int(np.abs(difference).max()), different=float((difference != 0).mean()),
+                                   sqnr_db=_decibels(signal, difference)))
     return records
+
+
+def output_sqnr(qmodel: QuantizedModel, *inputs: torch.Tensor) -> "list[OutputRecord]":
+    """One record per output: how far the integer network and the quantize–dequantize graph are from the float network, on float32 `inputs` (N, C, H, W).
+
+    Raises :exc:`CelosiaError` as :func:`reference_codes` does.
+    """
+    wanted = reference_outputs(qmodel, *inputs)
+    with torch.no_grad():
+        real = torch.utils._pytree.tree_leaves(qmodel.original(*inputs))
+    codes = [golden.quantize(x.numpy(), qmodel.tensors[name]).reshape(-1, *qmodel.tensors[name].shape) for x, name in zip(inputs, qmodel.inputs)]
+    engine = golden.execute(qmodel, codes)
+    records = []
+    for name, got, want, exact in zip(qmodel.outputs, engine, wanted, real, strict=True):
+        exact, got = exact.numpy().reshape(-1), golden.dequantize(got, qmodel.tensors[name]).reshape(-1)
+        records.append(OutputRecord(name=name, engine_db=_decibels(exact, got - exact), reference_db=_decibels(exact, want.numpy().reshape(-1) - exact)))
+    return records
+
+
+def _decibels(signal, noise):
+    signal, noise = (float(np.square(x, dtype=np.float64).sum()) for x in (signal, noise))
+    with np.errstate(divide="ignore"):
+        return float(10 * np.log10(signal / noise)) if noise else float("inf")
 
 
 def _words(item, codes):

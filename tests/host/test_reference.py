@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from celosia.host.quantize import quantize
-from celosia.host.reference import compare, reference_codes, reference_outputs
+from celosia.host.reference import compare, output_sqnr, reference_codes, reference_outputs
 from celosia.hw.network import Layer, Network
 
 torch.set_num_threads(1)
@@ -73,6 +75,19 @@ def test_codes_are_those_of_the_graph(small):
     assert {name: value.shape[1:] for name, value in codes.items()} == {name: tensor.shape for name, tensor in qmodel.tensors.items()}
     tensor, [output] = qmodel.tensors["last.2"], reference_outputs(qmodel, batch)
     assert np.allclose((codes["last.2"].reshape(2, 5).astype(int) - tensor.zero_point) * tensor.scale, output.numpy(), atol=1e-6)
+
+
+def test_outputs_are_as_far_from_the_float_network_as_the_graphs(small):
+    qmodel, batch = small
+    [record], [wanted] = output_sqnr(qmodel, batch), reference_outputs(qmodel, batch)
+    with torch.no_grad():
+        [real] = torch.utils._pytree.tree_leaves(qmodel.original(batch))
+    assert record.name == "last.2"
+    assert record.reference_db == pytest.approx(10 * float(torch.log10(real.square().sum() / (wanted - real).square().sum())), abs=1e-3)
+    assert abs(record.engine_db - record.reference_db) < 0.5 and record.engine_db > 15
+    last = qmodel.layers[-1]
+    [wrong] = output_sqnr(replace(qmodel, layers=(*qmodel.layers[:-1], replace(last, bias=last.bias + 5000))), batch)
+    assert wrong.engine_db < record.engine_db - 5 and wrong.reference_db == record.reference_db
 
 
 @pytest.mark.parametrize("index", range(4))
