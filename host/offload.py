@@ -28,13 +28,15 @@ _MOST_BATCH = 64
 
 
 def offload(module: torch.nn.Module, names: "Sequence[str]", *, calibrate: Iterable, device: Device, batch: "int | None" = None,
-            progress: "Callable[[str, int], None] | None" = None) -> torch.nn.Module:
+            progress: "Callable[[str, int], None] | None" = None, method: str = "minmax", equalize: bool = False, correct_bias: bool = False,
+            fine_tune: bool = False) -> torch.nn.Module:
     """A copy of `module`, in evaluation mode, whose submodules of these `names` ("" is the module itself) compute on an open `device`.
 
     `calibrate` yields what the module is called with: a tuple of arguments, or a single one; a tensor (C, H, W) is an image for torchvision's detectors, which take
     a list of them. The submodules may take and return tensors (N, …) in any nesting of lists, tuples and dictionaries, and need not be called with other than the
     tensors' shapes and the constants seen here, but for N. Programs are compiled for `batch` maps at a time, by default for as many as were seen here at once
     (at most 64, and fewer where the memory has no room); N is padded or cut to that. `progress` is called with ("calibrate", batches) and ("compile", programs).
+    `method`, `equalize`, `correct_bias` and `fine_tune` are those of :func:`~celosia.host.quantize.quantize`, for each program by itself.
 
     Raises :exc:`CelosiaError` if there is no such submodule, it cannot be exported, or it was never called; :exc:`NoRoomError`, naming the bytes, if the programs
     do not fit the device's memory together.
@@ -48,7 +50,7 @@ def offload(module: torch.nn.Module, names: "Sequence[str]", *, calibrate: Itera
             submodule = result.get_submodule(name)
         except AttributeError:
             raise CelosiaError(f"offload: {type(module).__name__} has no submodule {name!r}; name one of its named_modules()") from None
-        replaced.append(Offloaded(name, submodule, device))
+        replaced.append(Offloaded(name, submodule, device, method=method, equalize=equalize, correct_bias=correct_bias, fine_tune=fine_tune))
         if not name:
             result = replaced[-1]
             continue
@@ -83,9 +85,9 @@ def offload_report(module: torch.nn.Module) -> dict:
 class Offloaded(torch.nn.Module):
     """A submodule on a device. What it has run is kept for whoever measures: `cycles`, `run_macs` with those of padding, and `codes`, the int8 outputs in order."""
 
-    def __init__(self, name: str, original: torch.nn.Module, device: Device):
+    def __init__(self, name: str, original: torch.nn.Module, device: Device, **quantization):
         super().__init__()
-        self.name, self.original, self.device = name, original, device
+        self.name, self.original, self.device, self.quantization = name, original, device, quantization
         self._plans, self._compiled = {}, False
         self.reset()
 
@@ -162,7 +164,7 @@ class _Plan:
             if part.program:
                 outputs = part.on_device(self.owner, inputs)
             else:
-                outputs = part.calibrate(inputs) if part.stage.device else part.stage.module(*inputs)
+                outputs = part.calibrate(inputs, self.owner.quantization) if part.stage.device else part.stage.module(*inputs)
             values.update(zip(part.stage.outputs, outputs))
         constants, spec = self.structure
         returned = iter([values[name] for name in self.returned if name])
@@ -185,9 +187,9 @@ class _Part:
         self.stage, self.calibration, self.program = stage, None, None
         self.count = self.first = 0  # maps seen in calibration, and in its first batch
 
-    def calibrate(self, inputs):
+    def calibrate(self, inputs, quantization):
         if self.calibration is None:
-            self.calibration = Calibration(simplify(self.stage.module), tuple(inputs))
+            self.calibration = Calibration(simplify(self.stage.module), tuple(inputs), **quantization)
         self.count += len(inputs[0])
         return self.calibration(*inputs)
 

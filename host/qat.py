@@ -52,6 +52,7 @@ class FineTuning:
         return torch.cat([torch.as_tensor(batch[inputs]).long() for batch in batches])
 
 
+@torch.enable_grad()  # whoever calibrates may have gradients off
 def fine_tune_graph(prepared: torch.fx.GraphModule, original: torch.fx.GraphModule, groups: Groups, inputs: "tuple[torch.Tensor, ...]", settings: FineTuning, *,
               labels: "torch.Tensor | None" = None, batch: "int | None" = None, progress: "Callable[[str, int], None] | None" = None) -> "list[float]":
     """Train the weights and biases of a prepared and calibrated graph through its rounding (Jacob et al. 2018, arXiv:1712.05877, section 3).

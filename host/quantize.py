@@ -117,32 +117,26 @@ def quantize(model: "torch.nn.Module | torch.export.ExportedProgram", calibratio
     progress("export", 0)
     graph = simplify(trace(model, first))
     batch = fixed_batch(graph)
-    calibration = Calibration(graph, next(_parts(first, batch)), method=method, equalize=equalize)
-    seen = []  # what fine-tuning and correction see again
+    calibration = Calibration(graph, next(_parts(first, batch)), batch=batch, method=method, equalize=equalize, correct_bias=correct_bias, fine_tune=fine_tune)
     for index, inputs in enumerate(_chain(first, batches)):
         if [x.shape[1:] for x in inputs] != [x.shape[1:] for x in first]:
             raise CelosiaError(f"calibration batch {index} has images of shape {tuple(inputs[0].shape[1:])}, "
                                f"the first had {tuple(first[0].shape[1:])}; resize them alike")
         for part in _parts(inputs, batch):
             calibration(*part)
-        seen += [inputs] if correct_bias or fine_tune else []
         progress("calibrate", index + 1)
-    if fine_tune:
-        settings = FineTuning() if fine_tune is True else fine_tune
-        calibration.fine_tune(*_training_data(settings, seen), settings, batch, progress)
-    if correct_bias:
-        calibration.correct_biases([part for inputs in seen for part in _parts(inputs, batch)])
-    progress("convert", 0)
-    return calibration.convert(name or _name(model), classes=list(classes), preprocess=dict(preprocess or {}), batch=batch)
+    return calibration.convert(name or _name(model), progress, classes=list(classes), preprocess=dict(preprocess or {}))
 
 
 class Calibration:
-    """A simplified graph that notes the ranges of its maps; `example` is one batch of each input, float32, `method` and `equalize` are those of :func:`quantize`.
+    """A simplified graph that notes the ranges of its maps; `example` is one batch of each input, float32, `batch` the size that the graph insists on, if it does,
+    and `method`, `equalize`, `correct_bias` and `fine_tune` are those of :func:`quantize`.
 
     Raises :exc:`CelosiaError` for a NaN or an infinity among the parameters, :exc:`UnsupportedError` for what the engine cannot run.
     """
 
-    def __init__(self, graph: torch.fx.GraphModule, example: "tuple[torch.Tensor, ...]", *, method: str = "minmax", equalize: bool = False):
+    def __init__(self, graph: torch.fx.GraphModule, example: "tuple[torch.Tensor, ...]", *, batch: "int | None" = None, method: str = "minmax",
+                 equalize: bool = False, correct_bias: bool = False, fine_tune: "FineTuning | bool" = False):
         check_finite(graph)
         if equalize:
             equalization.equalize(graph, example)
@@ -150,29 +144,30 @@ class Calibration:
         self._quantizer = EngineQuantizer(method)
         self._prepared = prepare_pt2e(graph, self._quantizer)
         self._original = without_observers(self._prepared)
+        self._batch, self._correct_bias, self._fine_tune = batch, correct_bias, FineTuning() if fine_tune is True else fine_tune
+        self._seen = []  # what fine-tuning and correction see again
 
     def __call__(self, *inputs: torch.Tensor):
         """What the graph computes of float32 inputs, in float32; the ranges are noted."""
+        if (self._correct_bias or self._fine_tune) and len(inputs[0]):
+            self._seen.append(inputs)
         with torch.no_grad():
             return self._prepared(*inputs)
 
-    def fine_tune(self, inputs: "tuple[torch.Tensor, ...]", labels: "torch.Tensor | None", settings: FineTuning, batch: "int | None" = None,
-                  progress: "Callable[[str, int], None] | None" = None) -> None:
-        """Train the weights, when all ranges have been seen: :func:`~celosia.host.qat.fine_tune_graph`. Raises :exc:`CelosiaError` as :meth:`convert` does."""
-        _check_ranges(self._prepared, self._quantizer.groups)
-        fine_tune_graph(self._prepared, self._original, self._quantizer.groups, inputs, settings, labels=labels, batch=batch, progress=progress)
-
-    def correct_biases(self, batches: "list[tuple[torch.Tensor, ...]]") -> None:
-        """Correct the biases, when all ranges have been seen: :func:`~celosia.host.correct.correct_biases`. Raises :exc:`CelosiaError` as :meth:`convert` does."""
-        _check_ranges(self._prepared, self._quantizer.groups)
-        correct_biases(self._prepared, self._original, self._quantizer.groups, batches)
-
-    def convert(self, name: str, **fields) -> QuantizedModel:
+    def convert(self, name: str, progress: "Callable[[str, int], None] | None" = None, **fields) -> QuantizedModel:
         """The network of that name, with other `fields` of it, by the ranges seen. Raises :exc:`CelosiaError` naming the layer if they are none. Called once."""
         _check_ranges(self._prepared, self._quantizer.groups)
+        graphs = self._prepared, self._original, self._quantizer.groups
+        if settings := self._fine_tune:
+            inputs, labels = _training_data(settings, self._seen)
+            fine_tune_graph(*graphs, inputs, settings, labels=labels, batch=self._batch, progress=progress)
+        if self._correct_bias:
+            correct_biases(*graphs, self._seen)
+        if progress:
+            progress("convert", 0)
         converted = convert_pt2e(self._prepared)
         network, nodes = lower(converted, self._quantizer.groups, name=name)
-        return QuantizedModel(**network.__dict__ | fields, reference=converted, nodes=nodes, original=self._original).verify()
+        return QuantizedModel(**network.__dict__ | fields | {"batch": self._batch}, reference=converted, nodes=nodes, original=self._original).verify()
 
 
 def _training_data(settings, seen):

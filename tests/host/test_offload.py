@@ -95,6 +95,18 @@ def test_the_module_around_it_works_unchanged(detector, offloaded, count):
     assert not torch.equal(got["answers"], want["answers"]), "int8 rounds"
 
 
+@pytest.mark.parametrize("options", [{"method": "histogram"}, {"equalize": True}, {"correct_bias": True}, {"fine_tune": True}], ids=str)
+def test_ways_of_quantizing(options):
+    torch.manual_seed(4)
+    body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4 * 4, 6))
+    given, errors = torch.randn(16, 3, 8, 8), []
+    with celosia.open_device("golden", "tiny") as device, torch.no_grad():
+        for chosen in ({}, options):
+            fast = offload(nn.Sequential(body, nn.Softmax(1)), ["0"], calibrate=[given], device=device, **chosen)
+            errors.append(float((fast[0](given) - body(given)).square().mean()))
+    assert errors[0] != errors[1] < errors[0] * (1 if "fine_tune" in options else 2)
+
+
 def test_maps_that_nothing_brings_together_are_of_one_batch():
     class Shared(nn.Module):
         def __init__(self):
