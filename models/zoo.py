@@ -268,7 +268,7 @@ _ENTRIES = {
                 preprocess=Preprocess(mean=(0.0,) * 3, std=(1.0,) * 3, fit="inside"),
                 recipe=None,
                 _network=partial(_seeded, "detector", name, size, **options),
-                _samples=partial(_leaves, 2, size, 2),
+                _samples=partial(_leaves, 4, size, 2),
                 _calibration=partial(dead_leaves, 2, size, seed=3),
                 parts=parts,
             )
