@@ -64,7 +64,7 @@ def allocate(config: AcceleratorConfig, network: Network, plans: list[Plan], bat
 
 def check_memory(config: AcceleratorConfig, network: Network, sizes: dict[Base, int]) -> None:
     """Raises :exc:`NoRoomError` naming the bytes if the regions exceed the memory."""
-    needed = place_regions(sizes)[1]
+    _, needed = place_regions(sizes)
     if needed > config.memory_bytes:
         parts = ", ".join(f"{base.name.lower()} {size:,}" for base, size in sizes.items())
         raise NoRoomError(f"network {network.name}: needs {needed:,} bytes of memory ({parts}), config {config.name!r} has {config.memory_bytes:,}; "

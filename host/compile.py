@@ -85,7 +85,7 @@ def _check_operations(network, config):
 
 def _image(plans):
     """Parameters and weights in the order of use, uint8, and where each layer's lie."""
-    parts, offsets, end = [], [], 0
+    parts, offsets, known, end = [], [], {}, 0
 
     def append(part):
         nonlocal end
@@ -104,11 +104,11 @@ def _image(plans):
                 packed, blocks = different, which.reshape(-1).tolist()
             parameters = append(packed.reshape(-1))
         table = append(pack_table(geometry.layer.lookup.table)) if geometry.layer.lookup else None
-        weights, known = {}, {}
+        weights = {}
         for first in [first for block in range(geometry.blocks) for first in geometry.parts(block)]:
             packed = pack_weights(geometry, first)
             digest = sha256(packed).digest()
-            # Array loads of equal weights, such as those of average pooling, are stored once and loaded once.
+            # Array loads of equal weights are stored once, and loaded once within a layer: average pooling has such, and layers of the same weights.
             if digest not in known:
                 known[digest] = append(packed)
             weights[first] = known[digest]

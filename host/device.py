@@ -85,6 +85,15 @@ class Device:
             runs=len(results),
         )
 
+    def hold(self, programs: "Sequence[Program]") -> None:
+        """Give these programs places in the memory beside each other, so that their weights stay there when they run in turn, until another program runs.
+
+        Raises :exc:`ProgramError` if they do not fit.
+        """
+        for program in programs:
+            program.check_config(self.config)
+        self._engine.hold(programs)
+
     def stamps(self, program: Program, images: np.ndarray, marks: "Sequence[tuple[int, int]]") -> "list[int]":
         """Run a program on one batch of images; the cycle of each mark, as :meth:`RtlDevice.stamps` describes. Device `rtl`."""
         [codes] = _batches(program, _input_codes(program, images))

@@ -67,7 +67,7 @@ def offload(module: torch.nn.Module, names: "Sequence[str]", *, calibrate: Itera
             progress("calibrate", index + 1)
     for item in replaced:
         item.end_calibration(batch, progress)
-    _check_memory(replaced, device.config)
+    _hold(replaced, device)
     result.celosia_share = sum(item.macs for item in replaced) / macs if macs else 0.0
     return result
 
@@ -277,14 +277,13 @@ def _arguments(item):
     return ([item],) if isinstance(item, torch.Tensor) and item.dim() == 3 else (item,)
 
 
-def _check_memory(replaced, config):
+def _hold(replaced, device):
     """Weights stay in memory together; maps, inputs and outputs may have the same addresses."""
     programs = [program for item in replaced for program in item.programs]
-    sizes = {base: max((program.sizes[base] for program in programs), default=0) for base in Base}
-    sizes[Base.WEIGHTS] = sum(program.sizes[Base.WEIGHTS] for program in programs)
-    needed = place_regions(sizes)[1]
+    _, needed = place_regions(*(program.sizes for program in programs))
+    config = device.config
     if needed > config.memory_bytes:
         weights = ", ".join(f"{program.network.name} {program.sizes[Base.WEIGHTS]:,}" for program in programs)
         raise NoRoomError(f"offload: the programs need {needed:,} bytes of memory (weights {weights}), config {config.name!r} has {config.memory_bytes:,}; "
                           "use a config with more memory, or offload less")
-
+    device.hold(programs)

@@ -78,13 +78,28 @@ def map_bytes(batch: int, shape: tuple[int, int, int]) -> int:
     return batch * -(-shape[0] // PLANE) * shape[1] * shape[2] * PLANE
 
 
-def place_regions(sizes: dict[Base, int]) -> tuple[dict[Base, int], int]:
-    """A byte address for each region, from 0, aligned to 4 KiB as AXI bursts like it; and where the last one ends."""
-    addresses, end = {}, 0
-    for base in Base:
-        addresses[base] = end
-        end += -(-sizes[base] // 4096) * 4096
-    return addresses, end
+def place_regions(*programs: dict[Base, int]) -> tuple[list[dict[Base, int]], int]:
+    """A byte address for each region of programs with regions of these sizes, and where the last one ends.
+
+    Their images follow each other from 0; behind them, whichever runs has its maps, inputs and outputs. All are aligned to 4 KiB as AXI bursts like it.
+    """
+    places, end = [], 0
+    for sizes in programs:
+        places.append({Base.WEIGHTS: end})
+        end += _whole_pages(sizes[Base.WEIGHTS])
+    most = end
+    for sizes, place in zip(programs, places):
+        last = end
+        for base in Base:
+            if base not in place:
+                place[base] = last
+                last += _whole_pages(sizes[base])
+        most = max(most, last)
+    return places, most
+
+
+def _whole_pages(size):
+    return -(-size // 4096) * 4096
 
 
 @dataclass(kw_only=True)
@@ -136,8 +151,9 @@ class Program:
         return [int.from_bytes(raw[i : i + 16], "little") for i in range(0, len(raw), 16)]
 
     def bases(self) -> dict[Base, int]:
-        """The byte address of each region."""
-        return place_regions(self.sizes)[0]
+        """The byte address of each region, if the memory is the program's alone."""
+        [bases], _ = place_regions(self.sizes)
+        return bases
 
     def output_codes(self, place: Placement, region: np.ndarray) -> np.ndarray:
         """Codes (N, C, H, W) int8 of an output, from the bytes of its region of memory."""

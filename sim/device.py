@@ -1,14 +1,16 @@
 """What all devices have in common: codes in, codes out, and what the run cost."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from ..hw.config import AcceleratorConfig
-from ..hw.program import Program
+from ..hw.isa import Base
+from ..hw.program import Program, place_regions
 
-__all__ = ["Device", "DeviceError", "RunResult"]
+__all__ = ["Device", "DeviceError", "Places", "RunResult", "check_inputs"]
 
 
 class DeviceError(RuntimeError):
@@ -38,8 +40,26 @@ class Device(Protocol):
     def run_program(self, program: Program, inputs: list[np.ndarray]) -> RunResult:
         """Run a program on int8 codes (N, C, H, W), one array per input of the network, N the program's batch. Raises :exc:`DeviceError`."""
 
+    def hold(self, programs: Sequence[Program]) -> None:
+        """Give these programs places beside each other in memory, so that their images stay there when they run in turn, until another program runs."""
+
     def close(self) -> None:
         """Release what the device holds."""
+
+
+class Places:
+    """Where programs lie in memory: those that are held beside each other, any other as if it were alone."""
+
+    def __init__(self, programs: Sequence[Program] = ()):
+        bases, _ = place_regions(*(program.sizes for program in programs))
+        self._held = {id(program): (program, its) for program, its in zip(programs, bases)}
+
+    def __contains__(self, program: Program) -> bool:
+        return id(program) in self._held
+
+    def bases(self, program: Program) -> dict[Base, int]:
+        """The byte address of each of its regions."""
+        return self._held[id(program)][1] if program in self else program.bases()
 
 
 def check_inputs(program: Program, inputs: list[np.ndarray]) -> None:

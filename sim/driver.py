@@ -8,7 +8,7 @@ from ..hw.config import AcceleratorConfig
 from ..hw.isa import Base, Unit, decode, unit_of
 from ..hw.program import Program, pack_map
 from ..hw.registers import COUNTERS, IN_ORDER_COUNTERS, MAGIC, VERSION, Command, ErrorCode, Register, Status
-from .device import DeviceError, RunResult, check_inputs
+from .device import DeviceError, Places, RunResult, check_inputs
 
 __all__ = ["WATCHDOG_CYCLES", "Driver", "Stopped"]
 
@@ -29,7 +29,7 @@ class Driver:
 
     def __init__(self, config: AcceleratorConfig):
         self.config = config
-        self._resident = None
+        self._places, self._loaded = Places(), []
 
     def __enter__(self):
         return self
@@ -41,8 +41,12 @@ class Driver:
         """Release what the device holds."""
         raise NotImplementedError
 
+    def hold(self, programs: Sequence[Program]) -> None:
+        """Give these programs places beside each other in memory: each one's image is written when it runs first, and stays until a program runs that is not held."""
+        self._places, self._loaded = Places(programs), []
+
     def run_program(self, program: Program, inputs: list[np.ndarray]) -> RunResult:
-        """Run a program on int8 codes (N, C, H, W), one array per input. The image is written only if it is not the last program's.
+        """Run a program on int8 codes (N, C, H, W), one array per input. The image is written only if it is not there: of the last program, and of those held.
 
         Raises :exc:`ProgramError` if the program does not fit the config, :exc:`DeviceError` if the inputs do not fit, the engine reports an error, or it does not
         come to its end.
@@ -98,11 +102,12 @@ class Driver:
         """Program and inputs into memory; returns the bases of its regions."""
         program.check_config(self.config)
         check_inputs(program, inputs)
-        bases = program.bases()
-        if self._resident is not program:
-            self._resident = None  # until all of it is there
+        bases = self._places.bases(program)
+        if not any(program is other for other in self._loaded):
+            if any(other not in self._places for other in [program, *self._loaded]):
+                self._loaded = []
             self._put(bases[Base.WEIGHTS], program.image)
-            self._resident = program
+            self._loaded.append(program)  # when all of it is there
         for placement, codes in zip(program.inputs, inputs):
             tensor = program.network.tensors[placement.tensor]
             folded = placement.fold.apply(codes, tensor.zero_point) if placement.fold else codes

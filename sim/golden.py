@@ -3,7 +3,7 @@
 `real = scale · (code − zero_point)`; codes are int8, accumulators int32, and requantization is the only rounding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -184,6 +184,9 @@ class GoldenDevice:
         program.check_config(self.config)
         check_inputs(program, inputs)
         return RunResult(outputs=execute(program.network, inputs))
+
+    def hold(self, programs: "Sequence[Program]") -> None:
+        """Nothing to hold: it has no memory."""
 
     def close(self) -> None:
         """Nothing to release."""

@@ -6,6 +6,7 @@ from networks import random_codes, random_network, random_parts, random_phases, 
 
 from celosia.host.compile import compile
 from celosia.hw.config import get_config
+from celosia.sim.cycle import CycleDevice
 from celosia.sim.golden import GoldenDevice
 from celosia.sim.rtl import RtlDevice
 
@@ -36,6 +37,41 @@ def test_random_networks(memory):
 @pytest.mark.parametrize("make", [random_parts, random_phases, random_scaled])
 def test_parts_and_wholes(make):
     check("tiny", "sdram-pauses", range(6), 10, make)
+
+
+class Uploads(RtlDevice):
+    """Counts what is written into its memory for each program's image."""
+
+    uploads = ()
+
+    def _put(self, address, data):
+        self.uploads = (*self.uploads, (address, data.size))
+        super()._put(address, data)
+
+
+def test_programs_held_beside_each_other():
+    """Each image is written once, and stays; bytes are golden's, and cycles those that `cycle` tells for these addresses."""
+    networks = [random_network(seed, most_layers=3, largest=14) for seed in (2, 5, 6)]
+    programs = [compile(network, "tiny") for network in networks]
+    inputs = [[random_codes(network, 1, seed)] for seed, network in enumerate(networks)]
+    config = get_config("tiny")
+    golden, cycle = GoldenDevice(config), CycleDevice(config)
+
+    def run(order):
+        for index in order:
+            result, timed = (each.run_program(programs[index], inputs[index]) for each in (device, cycle))
+            np.testing.assert_array_equal(result.outputs[0], golden.run_program(programs[index], inputs[index]).outputs[0])
+            assert (result.cycles, result.layers) == (timed.cycles, timed.layers)
+
+    with Uploads(config) as device:
+        for each in (golden, cycle, device):
+            each.hold(programs[:2])
+        run([0, 1, 0, 1, 1])
+        images = [upload for upload in device.uploads if upload[1] in {program.image.size for program in programs[:2]}]
+        assert images == [(0, programs[0].image.size), (-(-programs[0].image.size // 4096) * 4096, programs[1].image.size)]
+        run([2, 0, 0, 1, 0])  # one that is not held takes their place
+        images = [size for _, size in device.uploads if size in {program.image.size for program in programs}]
+        assert images == [programs[index].image.size for index in (0, 1, 2, 0, 1)]
 
 
 def test_nothing_relies_on_power_up():
