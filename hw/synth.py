@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,6 +22,7 @@ _CLOCKS = {"engine": ("engine_pll.instance", "CLKOS"), "memory": ("memory_pll.in
 def synthesize(board: str, config: AcceleratorConfig, seeds: "Sequence[int]", output: Path, work: Path, *, jobs: int = 2,
                log: "Callable[[str], None]" = lambda line: None) -> dict:
     """Write the bitstream of the seed with the fastest engine, its PLL set to what that seed reaches; returns the report. The iCEBreaker's clock is always the same.
+    A seed whose routing comes to no end is named in the report, and the next number takes its place.
 
     Raises :exc:`BuildFailed` if a tool fails, no seed reaches the memory's clock, or the configuration is not one for the board.
     """
@@ -42,10 +42,9 @@ def synthesize(board: str, config: AcceleratorConfig, seeds: "Sequence[int]", ou
     identity = int.from_bytes(hashlib.sha256(anonymous.encode()).digest()[:4], "little")
     build = Build(*generate(identity), [f"--{board.removeprefix('ulx3s-').removesuffix('f')}k"], work, log=log)
     build.prepare()
-    with ThreadPoolExecutor(jobs) as pool:
-        reports = list(pool.map(build.route, seeds))
+    reports, unrouted = build.route_all(seeds, jobs)
     names = _clock_names(json.loads((build.folder / "netlist.json").read_text()))
-    runs = [_named(run_figures(seed, report), names) for seed, report in zip(seeds, reports)]
+    runs = [_named(run_figures(seed, report), names) for seed, report in reports.items()]
     memory_mhz = memory_timing(config).clock_mhz
     kept = max((run for run in runs if run["clocks"]["memory"] >= memory_mhz), key=lambda run: run["clocks"]["engine"], default=None)
     if kept is None:
@@ -57,8 +56,8 @@ def synthesize(board: str, config: AcceleratorConfig, seeds: "Sequence[int]", ou
     write_atomically(output, bitstream.read_bytes())
     return {
         "board": board, "config": config.name, "part": PLATFORMS[board].device, "netlist": build.netlist, "tools": build.tools, **build.commands,
-        "build": f"{identity:08x}", "macs": config.macs, **used(reports[0]),
-        "seed": kept["seed"], "engine_mhz": round(engine_mhz, 3), "memory_mhz": round(memory_mhz, 3),
+        "build": f"{identity:08x}", "macs": config.macs, **used(next(iter(reports.values()))),
+        "unrouted_seeds": unrouted, "seed": kept["seed"], "engine_mhz": round(engine_mhz, 3), "memory_mhz": round(memory_mhz, 3),
         "bitstream": str(output), "bitstream_sha256": hashlib.sha256(bitstream.read_bytes()).hexdigest(), "runs": runs,
     }
 

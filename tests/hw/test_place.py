@@ -1,6 +1,7 @@
 """What place and route is not asked twice, and what its reports say, with tools that only note that they were called."""
 
 import json
+import os
 
 import pytest
 
@@ -38,7 +39,7 @@ def tools(monkeypatch):
     class Tools(list):
         reports = {}
 
-    def run(tool, arguments, folder):
+    def run(tool, arguments, folder, given_up=None):
         following = dict(zip(arguments, arguments[1:]))
         what = "configure" if "--textcfg" in following else "floorplan" if "--no-route" in arguments else following.get("--seed")
         calls.append((tool, what))
@@ -52,11 +53,14 @@ def tools(monkeypatch):
             (folder / following["--textcfg"]).write_text(json.dumps(design["modules"]["top"]["cells"]["engine_pll.instance"]["parameters"]))
         elif tool == "yowasp-ecppack":
             (folder / following["--bit"]).write_bytes((folder / following["--input"]).read_bytes())
+        elif calls.reports[int(following["--seed"])] is None:
+            return False
         else:
             design = json.loads((folder / following["--json"]).read_text())
             assert design["modules"]["top"]["cells"]["ram"]["attributes"] == {"BEL": "X4/Y22/EBR0"}
             (folder / following["--write"]).write_text(json.dumps(design))
             (folder / following["--report"]).write_text(json.dumps(calls.reports[int(following["--seed"])]))
+        return True
 
     calls = Tools()
     monkeypatch.setattr(place, "_run", run)
@@ -114,11 +118,11 @@ def board(tools, tmp_path, monkeypatch):
     monkeypatch.setitem(ulx3s.PLATFORMS, "ulx3s-25f", Platform)
     lines = []
 
-    def make(reports):
+    def make(reports, count=None):
         tools.clear()
         tools.reports = reports
-        output = tmp_path / "new" / "board.bit"
-        return synth.synthesize("ulx3s-25f", get_config("ulx3s-25f"), list(reports), output, tmp_path / "work", jobs=1, log=lines.append), output
+        output, seeds = tmp_path / "new" / "board.bit", list(reports)[:count]
+        return synth.synthesize("ulx3s-25f", get_config("ulx3s-25f"), seeds, output, tmp_path / "work", jobs=1, log=lines.append), output
 
     return make
 
@@ -140,6 +144,42 @@ def test_synth_keeps_the_fastest_and_sets_its_clock(board, tools):
 def test_synth_without_a_seed_that_reaches_the_memorys_clock(board):
     with pytest.raises(place.BuildFailed, match=r"board ulx3s-25f: no seed reaches the memory's clock of 133\.3 MHz, the best 131\.5; try more seeds"):
         board({1: report(120, 130), 2: report(121, 131.5)})
+
+
+def test_synth_takes_other_seeds_for_those_that_are_not_routed(board, tools):
+    made, _ = board({1: report(111), 2: None, 3: report(112), 4: None, 5: report(113)}, 3)
+    assert made["unrouted_seeds"] == [2, 4] and [run["seed"] for run in made["runs"]] == [1, 3, 5] and made["seed"] == 5
+    board({1: report(111), 2: None, 3: report(112), 4: None, 5: report(113)}, 3)
+    assert tools == [(TOOLS[1], "configure"), (TOOLS[2], None)], "nor are they tried again"
+
+
+def test_synth_without_seeds_that_are_routed(board):
+    with pytest.raises(place.BuildFailed, match="the routing of seeds 1, 2, 3, 4 comes to no end; use a smaller config"):
+        board(dict.fromkeys(range(1, 9)), 2)
+
+
+def test_routing_that_comes_to_no_end_is_given_up(tmp_path, monkeypatch):
+    tool, pid = tmp_path / "nextpnr", tmp_path / "pid"
+    tool.write_text(f"#!/bin/sh\ncase $1 in --version) echo 1.2;; *) echo 'Info: Routing..' > seed1.log; echo $$ > {pid}; exec sleep 60;; esac\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("NEXTPNR_ECP5", str(tool))
+    for name in ("_ASK_SECONDS", "_LEAST_SECONDS"):
+        monkeypatch.setattr(place, name, 0.05)
+    lines = []
+    build = place.Build("module", "LOCATE", ["--85k"], tmp_path, log=lines.append)
+    assert build.route(1) is None and lines == ["seed 1: place and route", "seed 1: given up, its routing comes to no end"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+@pytest.mark.parametrize("routed, given_up", [(None, False), (100, False), (160, True)])
+def test_patience_is_a_multiple_of_what_came_before(tmp_path, monkeypatch, routed, given_up):
+    """Placement takes 30 s here; routing may take 120 s."""
+    times = iter([0, 30, 30 + (routed or 10_000)])
+    monkeypatch.setattr(place, "_LEAST_SECONDS", 100)
+    stalls = place._RoutingStalls(tmp_path / "log", lambda: next(times))
+    (tmp_path / "log").write_text("Info: Routing..\n" if routed else "Info: Placing..\n")
+    assert not stalls() and stalls() == given_up
 
 
 def test_a_tool_that_fails_or_is_missing(tmp_path, monkeypatch):
