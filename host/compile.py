@@ -55,7 +55,7 @@ def compile(network: "Network", config: "str | AcceleratorConfig" = "ulx3s-85f",
 
 
 def _compile(network, config, batch, host):
-    weights = sum(layer.weight.size for layer in network.layers if not layer.parameters)
+    weights = sum({sha256(layer.weight).digest(): layer.weight.size for layer in network.layers if not layer.parameters}.values())
     check_memory(config, network, {Base.WEIGHTS: weights} | dict.fromkeys([base for base in Base if base is not Base.WEIGHTS], 0))  # before they are packed
     plans = plan_network(network, config, batch)
     memory = allocate(config, network, plans, batch)
@@ -84,7 +84,7 @@ def _check_operations(network, config):
 
 
 def _image(plans):
-    """Parameters and weights in the order of use, uint8, and where each layer's lie."""
+    """Parameters and weights, uint8, in the order of first use, and where each layer's lie."""
     parts, offsets, known, end = [], [], {}, 0
 
     def append(part):

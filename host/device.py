@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..hw.config import AcceleratorConfig, get_config
-from ..hw.program import Program
+from ..hw.isa import Base
+from ..hw.program import Program, place_regions
 from ..sim.golden import dequantize, execute, quantize
-from .errors import CelosiaError
+from .errors import CelosiaError, NoRoomError
 
 __all__ = ["BOARDS", "DEVICES", "Device", "Result", "open_device"]
 
@@ -86,12 +87,18 @@ class Device:
         )
 
     def hold(self, programs: "Sequence[Program]") -> None:
-        """Give these programs places in the memory beside each other, so that their weights stay there when they run in turn, until another program runs.
+        """Give these programs places in the memory beside each other, so that their weights stay there when they run in turn, until another program runs or
+        others are held.
 
-        Raises :exc:`ProgramError` if they do not fit.
+        Raises :exc:`NoRoomError`, naming the bytes, if they do not fit together, and :exc:`ProgramError` for one made for another config.
         """
         for program in programs:
             program.check_config(self.config)
+        _, needed = place_regions(*(program.sizes for program in programs))
+        if needed > self.config.memory_bytes:
+            weights = ", ".join(f"{program.network.name} {program.sizes[Base.WEIGHTS]:,}" for program in programs)
+            raise NoRoomError(f"the programs need {needed:,} bytes of memory (weights {weights}), config {self.config.name!r} has {self.config.memory_bytes:,}; "
+                              "use a config with more memory, or offload less")
         self._engine.hold(programs)
 
     def stamps(self, program: Program, images: np.ndarray, marks: "Sequence[tuple[int, int]]") -> "list[int]":

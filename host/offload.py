@@ -11,12 +11,12 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..hw.isa import Base
-from ..hw.program import Program, place_regions
+from ..hw.program import Program
 from .compile import compile
 from .device import Device
 from .errors import CelosiaError, NoRoomError
 from .partition import Stage, partition
+from .qat import FineTuning
 from .quantize import Calibration
 from .simplify import check_finite, simplify
 from .trace import trace
@@ -29,19 +29,22 @@ _MOST_BATCH = 64
 
 def offload(module: torch.nn.Module, names: "Sequence[str]", *, calibrate: Iterable, device: Device, batch: "int | None" = None,
             progress: "Callable[[str, int], None] | None" = None, method: str = "minmax", equalize: bool = False, correct_bias: bool = False,
-            fine_tune: bool = False) -> torch.nn.Module:
+            fine_tune: "FineTuning | bool" = False) -> torch.nn.Module:
     """A copy of `module`, in evaluation mode, whose submodules of these `names` ("" is the module itself) compute on an open `device`.
 
     `calibrate` yields what the module is called with: a tuple of arguments, or a single one; a tensor (C, H, W) is an image for torchvision's detectors, which take
     a list of them. The submodules may take and return tensors (N, …) in any nesting of lists, tuples and dictionaries, and need not be called with other than the
     tensors' shapes and the constants seen here, but for N. Programs are compiled for `batch` maps at a time, by default for as many as were seen here at once
     (at most 64, and fewer where the memory has no room); N is padded or cut to that. `progress` is called with ("calibrate", batches) and ("compile", programs).
-    `method`, `equalize`, `correct_bias` and `fine_tune` are those of :func:`~celosia.host.quantize.quantize`, for each program by itself.
+    `method`, `equalize`, `correct_bias` and `fine_tune` are those of :func:`~celosia.host.quantize.quantize`, for each program by itself, on the
+    maps it sees in calibration.
 
     Raises :exc:`CelosiaError` if there is no such submodule, it cannot be exported, or it was never called; :exc:`NoRoomError`, naming the bytes, if the programs
     do not fit the device's memory together.
     """
     progress = progress or (lambda *_: None)
+    if isinstance(fine_tune, FineTuning) and fine_tune.batches is not None:
+        raise CelosiaError("offload: FineTuning has batches of images, but submodules are fine-tuned on the maps they see in calibration; leave batches out")
     check_finite(module)
     result = copy.deepcopy(module).eval()
     replaced = []
@@ -67,7 +70,7 @@ def offload(module: torch.nn.Module, names: "Sequence[str]", *, calibrate: Itera
             progress("calibrate", index + 1)
     for item in replaced:
         item.end_calibration(batch, progress)
-    _hold(replaced, device)
+    device.hold([program for item in replaced for program in item.programs])
     result.celosia_share = sum(item.macs for item in replaced) / macs if macs else 0.0
     return result
 
@@ -275,15 +278,3 @@ def _arguments(item):
     if isinstance(item, tuple):
         return item
     return ([item],) if isinstance(item, torch.Tensor) and item.dim() == 3 else (item,)
-
-
-def _hold(replaced, device):
-    """Weights stay in memory together; maps, inputs and outputs may have the same addresses."""
-    programs = [program for item in replaced for program in item.programs]
-    _, needed = place_regions(*(program.sizes for program in programs))
-    config = device.config
-    if needed > config.memory_bytes:
-        weights = ", ".join(f"{program.network.name} {program.sizes[Base.WEIGHTS]:,}" for program in programs)
-        raise NoRoomError(f"offload: the programs need {needed:,} bytes of memory (weights {weights}), config {config.name!r} has {config.memory_bytes:,}; "
-                          "use a config with more memory, or offload less")
-    device.hold(programs)

@@ -52,7 +52,7 @@ class FineTuning:
         return torch.cat([torch.as_tensor(batch[inputs]).long() for batch in batches])
 
 
-@torch.enable_grad()  # whoever calibrates may have gradients off
+@torch.enable_grad()  # whoever calibrates may be in torch.no_grad()
 def fine_tune_graph(prepared: torch.fx.GraphModule, original: torch.fx.GraphModule, groups: Groups, inputs: "tuple[torch.Tensor, ...]", settings: FineTuning, *,
               labels: "torch.Tensor | None" = None, batch: "int | None" = None, progress: "Callable[[str, int], None] | None" = None) -> "list[float]":
     """Train the weights and biases of a prepared and calibrated graph through its rounding (Jacob et al. 2018, arXiv:1712.05877, section 3).
@@ -62,6 +62,8 @@ def fine_tune_graph(prepared: torch.fx.GraphModule, original: torch.fx.GraphModu
     The loss is the squared difference of the outputs from the float network's, `original`'s, over their mean square; with labels, plus the cross-entropy.
     Returns the loss on the held-out images before and after every epoch.
     """
+    if torch.is_inference_mode_enabled():
+        raise CelosiaError("fine-tuning: there are no gradients in torch.inference_mode(); calibrate in torch.no_grad() instead")
     progress = progress or (lambda *_: None)
     count = len(inputs[0])
     size = batch or min(settings.batch_size, count)

@@ -122,8 +122,7 @@ def quantize(model: "torch.nn.Module | torch.export.ExportedProgram", calibratio
         if [x.shape[1:] for x in inputs] != [x.shape[1:] for x in first]:
             raise CelosiaError(f"calibration batch {index} has images of shape {tuple(inputs[0].shape[1:])}, "
                                f"the first had {tuple(first[0].shape[1:])}; resize them alike")
-        for part in _parts(inputs, batch):
-            calibration(*part)
+        calibration(*inputs)
         progress("calibrate", index + 1)
     return calibration.convert(name or _name(model), progress, classes=list(classes), preprocess=dict(preprocess or {}))
 
@@ -148,11 +147,13 @@ class Calibration:
         self._seen = []  # what fine-tuning and correction see again
 
     def __call__(self, *inputs: torch.Tensor):
-        """What the graph computes of float32 inputs, in float32; the ranges are noted."""
+        """What the graph computes of float32 inputs, in float32; the ranges are noted. If it insists on a batch size, of the last so many."""
         if (self._correct_bias or self._fine_tune) and len(inputs[0]):
-            self._seen.append(inputs)
+            self._seen.append(tuple(x.clone() for x in inputs))  # the caller may go on with theirs
         with torch.no_grad():
-            return self._prepared(*inputs)
+            for part in _parts(inputs, self._batch):
+                output = self._prepared(*part)
+        return output
 
     def convert(self, name: str, progress: "Callable[[str, int], None] | None" = None, **fields) -> QuantizedModel:
         """The network of that name, with other `fields` of it, by the ranges seen. Raises :exc:`CelosiaError` naming the layer if they are none. Called once."""
@@ -162,7 +163,7 @@ class Calibration:
             inputs, labels = _training_data(settings, self._seen)
             fine_tune_graph(*graphs, inputs, settings, labels=labels, batch=self._batch, progress=progress)
         if self._correct_bias:
-            correct_biases(*graphs, self._seen)
+            correct_biases(*graphs, [part for inputs in self._seen for part in _parts(inputs, self._batch)])
         if progress:
             progress("convert", 0)
         converted = convert_pt2e(self._prepared)

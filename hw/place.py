@@ -114,7 +114,7 @@ class Build:
                           self.folder, _RoutingStalls(self.folder / log))
             if not routed:
                 self._log(f"seed {seed}: given up, its routing comes to no end")
-                unrouted.touch()
+                unrouted.write_text("given up; delete this file to try again\n")
             else:
                 (self.folder / partial).rename(report)
         return None if unrouted.exists() else json.loads(report.read_text())
@@ -124,15 +124,17 @@ class Build:
 
         Raises :exc:`BuildFailed` if more of them come to no end than were asked for.
         """
-        reports, unrouted, tried = {}, [], list(seeds)
+        reports, unrouted, tried = {}, [], list(dict.fromkeys(seeds))
+        count = len(tried)
         with ThreadPoolExecutor(jobs) as pool:
             while tried:
                 found = dict(zip(tried, pool.map(self.route, tried)))
                 reports |= {seed: report for seed, report in found.items() if report}
                 unrouted += [seed for seed, report in found.items() if not report]
-                if len(unrouted) > len(seeds):
-                    raise BuildFailed(f"the routing of seeds {', '.join(map(str, unrouted))} comes to no end; use a smaller config")
-                tried = [max([*reports, *unrouted]) + 1 + index for index in range(len(seeds) - len(reports))]
+                if len(unrouted) > count:
+                    raise BuildFailed(f"the routing of seeds {', '.join(map(str, unrouted))} comes to no end; use a smaller config, or delete "
+                                      f"{self.folder}/seed*.unrouted to try them again")
+                tried = [max([*reports, *unrouted]) + 1 + index for index in range(count - len(reports))]
         return reports, unrouted
 
     def bitstream(self, seed: int, parameters: "dict[str, dict[str, int]]") -> Path:

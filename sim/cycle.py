@@ -25,8 +25,6 @@ __all__ = ["CycleDevice"]
 _START = 11
 #: Cycles from when there is nothing left to do until the program has ended: the dispatcher looks twice, `done`, and that cycle counts.
 _END = 4
-#: Programs whose times are kept, for those that run in turn.
-_TIMED = 16
 
 
 class CycleDevice:
@@ -45,7 +43,7 @@ class CycleDevice:
         run = next((run for known, run in self._timed if known is program), None)
         if run is None:  # time does not depend on data
             run = InOrderTiming(program, _instructions(program)) if self.config.in_order else _Run(program, self._places.bases(program))
-            self._timed = [*self._timed[1 - _TIMED :], (program, run)]
+            self._timed = [*(item for item in self._timed if item[0] in self._places), (program, run)]
         return RunResult(outputs=outputs, cycles=run.cycles, layers=list(run.layers), counters=dict(run.counters))
 
     def hold(self, programs: "Sequence[Program]") -> None:

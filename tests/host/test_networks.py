@@ -89,3 +89,10 @@ def test_torchvisions(name, copies):
     ops = [layer.op for layer in qmodel.layers]
     assert ops.count("copy") <= copies and "concat" not in ops, "concatenation is by address"
 
+
+
+def test_layers_of_equal_weights_share_them():
+    torch.manual_seed(0)
+    shared, image = nn.Conv2d(64, 64, 3, padding=1), torch.randn(1, 64, 6, 6)
+    once, twice = (compile(quantize(nn.Sequential(*layers), [image]), "tiny") for layers in ([shared], [shared, shared]))
+    assert 64 * 64 * 9 < once.code_offset < twice.code_offset < once.code_offset + 64 * 64

@@ -97,14 +97,42 @@ def test_the_module_around_it_works_unchanged(detector, offloaded, count):
 
 @pytest.mark.parametrize("options", [{"method": "histogram"}, {"equalize": True}, {"correct_bias": True}, {"fine_tune": True}], ids=str)
 def test_ways_of_quantizing(options):
+    """They give the network that `quantize` makes of the submodule, although the model goes on with the submodule's input."""
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = body
+
+        def forward(self, x):
+            x = x.clone()
+            return self.body(x) + x.mul_(20).mean()
+
     torch.manual_seed(4)
-    body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4 * 4, 6))
-    given, errors = torch.randn(16, 3, 8, 8), []
+    body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4 * 4, 6)).eval()
+    given, seen = torch.randn(2, 16, 3, 8, 8)
+    plain, quantized = celosia.quantize(body, [seen]), celosia.quantize(body, [seen], **options)
     with celosia.open_device("golden", "tiny") as device, torch.no_grad():
-        for chosen in ({}, options):
-            fast = offload(nn.Sequential(body, nn.Softmax(1)), ["0"], calibrate=[given], device=device, **chosen)
-            errors.append(float((fast[0](given) - body(given)).square().mean()))
-    assert errors[0] != errors[1] < errors[0] * (1 if "fine_tune" in options else 2)
+        fast = offload(Around(), ["body"], calibrate=[seen], device=device, **options)
+        fast(given)
+        [want], [other] = (device.run(celosia.compile(network, "tiny", 16), given.numpy()).codes for network in (quantized, plain))
+    assert torch.equal(torch.from_numpy(fast.body.codes[0]), torch.from_numpy(want)) and (want != other).any()
+
+
+def test_fine_tuning_is_on_the_maps_of_calibration(detector):
+    with celosia.open_device("golden", "tiny") as device, pytest.raises(CelosiaError, match="FineTuning has batches of images"):
+        offload(detector, ["trunk"], calibrate=images(0), device=device, fine_tune=celosia.FineTuning(batches=[torch.zeros(1, 3, 16, 16)]))
+    with celosia.open_device("golden", "tiny") as device, torch.inference_mode(), pytest.raises(CelosiaError, match=r"no gradients in torch.inference_mode\(\)"):
+        offload(detector, ["regions"], calibrate=images(0), device=device, fine_tune=True)
+
+
+def test_weights_stay_in_memory(detector):
+    with celosia.open_device("rtl", "tiny") as device, torch.no_grad():
+        fast = offload(detector, ["trunk", "head"], calibrate=images(0, 2), device=device)
+        programs, put, written = fast.trunk.programs + fast.head.programs, device._engine._put, []
+        device._engine._put = lambda address, data: (written.append(data), put(address, data))
+        for seed in (7, 8, 9):
+            fast(images(seed))
+    assert [index for data in written for index, program in enumerate(programs) if data is program.image] == [0, 1]
 
 
 def test_maps_that_nothing_brings_together_are_of_one_batch():
@@ -212,5 +240,5 @@ def test_programs_must_fit_together():
     config = replace(get_config("tiny"), name="small", memory_bytes=1 << 16)
     with celosia.open_device("golden", config) as device, torch.no_grad():
         offload(Two(), ["a"], calibrate=[torch.randn(2, 64, 6, 6)], device=device)
-        with pytest.raises(NoRoomError, match=r"^offload: the programs need [\d,]+ bytes of memory \(weights a.0 [\d,]+, b.0 [\d,]+\), config .small. has 65,536"):
+        with pytest.raises(NoRoomError, match=r"^the programs need [\d,]+ bytes of memory \(weights a.0 [\d,]+, b.0 [\d,]+\), config .small. has 65,536"):
             offload(Two(), ["a", "b"], calibrate=[torch.randn(2, 64, 6, 6)], device=device)

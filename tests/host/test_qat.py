@@ -64,6 +64,16 @@ def test_shared_weights_and_two_outputs():
     assert (qmodel.layers[0].weight == qmodel.layers[1].weight).all()
 
 
+def test_a_fixed_batch_repeats_no_image(coarse, monkeypatch):
+    model, batches = coarse
+    exported = torch.export.export(model, (torch.cat(batches)[:8],))
+    seen = []
+    monkeypatch.setattr("celosia.host.quantize.fine_tune_graph", lambda *arguments, **options: seen.append((arguments[3], options["batch"])))
+    quantize(exported, [image[None] for image in torch.cat(batches)[:4]], fine_tune=True)
+    [(inputs, batch)] = seen
+    assert batch == 8 and torch.equal(inputs[0], torch.cat(batches)[:4])
+
+
 def test_labels(coarse):
     """Weights learn to give a class that the float network never does."""
     model, batches = coarse
