@@ -180,7 +180,7 @@ def _row(name, op, macs, cycles, bound, dram_bytes, program):
 
 
 def utilisation(macs: int, cycles: "int | None", config: AcceleratorConfig) -> "float | None":
-    """The share of the array's MACs that were an author's; None without cycles."""
+    """The share of the array's multiply-accumulates, over these cycles, that the network's are; None without cycles."""
     return round(macs / (cycles * config.macs), 4) if cycles else None
 
 
