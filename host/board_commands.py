@@ -65,7 +65,7 @@ def synth(
     table(("", ""), [("bitstream", report["bitstream"]), ("config", report["config"]), ("multipliers", report["mult18"]), ("block RAMs", report["ebr"]),
                      ("cells", f"{report['comb']:,}"), ("flip-flops", f"{report['ff']:,}"),
                      ("clocks set", f"engine {report['engine_mhz']:g} MHz, memory {report['memory_mhz']:g} MHz, of seed {report['seed']}")])
-    rows = [(seed, "not routed", "", "", "", "") for seed in report.get("unrouted_seeds", ())]
+    rows = [(seed, "not routed", "", "", "", "") for seed in report["unrouted_seeds"]]
     for run in report["runs"]:
         for clock, mhz in run["clocks"].items():
             path = run["critical_paths"].get(clock)

@@ -13,7 +13,7 @@ from ..hw.atomic import write_atomically
 from ..sim import golden
 from .errors import CelosiaError
 from .quantize import QuantizedModel
-from .reference import Recorder
+from .reference import Recorder, decibels
 
 __all__ = ["draw_report", "quantization_report", "report_rows", "write_report"]
 
@@ -75,7 +75,9 @@ class _Total:
 
 
 def _decibels(signal, noise):
-    return round(10 * math.log10(signal / noise), 2) if noise and signal else None
+    """None where JSON has no number."""
+    value = decibels(signal, noise)
+    return round(value, 2) if math.isfinite(value) else None
 
 
 def _measure(qmodel, inputs, count, totals):

@@ -1,5 +1,6 @@
 """Compares the integer network with the quantize–dequantize graph it was lowered from, layer by layer on equal inputs."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ from ..sim import golden
 from .errors import CelosiaError
 from .quantize import QuantizedModel
 
-__all__ = ["LayerRecord", "OutputRecord", "Recorder", "compare", "output_sqnr", "reference_codes", "reference_outputs"]
+__all__ = ["LayerRecord", "OutputRecord", "Recorder", "compare", "decibels", "output_sqnr", "reference_codes", "reference_outputs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,7 @@ def compare(qmodel: QuantizedModel, *inputs: torch.Tensor,
         difference = np.concatenate([(got.astype(np.int64) - want).reshape(-1) for got, want, _ in pairs])
         signal = np.concatenate([(want.astype(np.int64) - tensor.zero_point).reshape(-1) for _, want, tensor in pairs])
         records.append(LayerRecord(name=item.name, op=item.op, max_lsb_error=int(np.abs(difference).max()), different=float((difference != 0).mean()),
-                                   sqnr_db=_decibels(signal, difference)))
+                                   sqnr_db=_sqnr(signal, difference)))
     return records
 
 
@@ -119,14 +120,17 @@ def output_sqnr(qmodel: QuantizedModel, *inputs: torch.Tensor) -> "list[OutputRe
     records = []
     for name, got, want, exact in zip(qmodel.outputs, engine, wanted, real, strict=True):
         exact, got = exact.numpy().reshape(-1), golden.dequantize(got, qmodel.tensors[name]).reshape(-1)
-        records.append(OutputRecord(name=name, engine_db=_decibels(exact, got - exact), reference_db=_decibels(exact, want.numpy().reshape(-1) - exact)))
+        records.append(OutputRecord(name=name, engine_db=_sqnr(exact, got - exact), reference_db=_sqnr(exact, want.numpy().reshape(-1) - exact)))
     return records
 
 
-def _decibels(signal, noise):
-    signal, noise = (float(np.square(x, dtype=np.float64).sum()) for x in (signal, noise))
-    with np.errstate(divide="ignore"):
-        return float(10 * np.log10(signal / noise)) if noise else float("inf")
+def decibels(signal: float, noise: float) -> float:
+    """Signal to noise in dB of two sums of squares: infinite without noise, minus infinity without a signal."""
+    return (10 * math.log10(signal / noise) if signal else -math.inf) if noise else math.inf
+
+
+def _sqnr(signal, noise):
+    return decibels(*(float(np.square(x, dtype=np.float64).sum()) for x in (signal, noise)))
 
 
 def _words(item, codes):

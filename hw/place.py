@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -124,18 +124,24 @@ class Build:
 
         Raises :exc:`BuildFailed` if more of them come to no end than were asked for.
         """
-        reports, unrouted, tried = {}, [], list(dict.fromkeys(seeds))
-        count = len(tried)
+        seeds = list(dict.fromkeys(seeds))
+        count, last, reports, unrouted = len(seeds), max(seeds), {}, []
         with ThreadPoolExecutor(jobs) as pool:
-            while tried:
-                found = dict(zip(tried, pool.map(self.route, tried)))
-                reports |= {seed: report for seed, report in found.items() if report}
-                unrouted += [seed for seed, report in found.items() if not report]
-                if len(unrouted) > count:
-                    raise BuildFailed(f"the routing of seeds {', '.join(map(str, unrouted))} comes to no end; use a smaller config, or delete "
-                                      f"{self.folder}/seed*.unrouted to try them again")
-                tried = [max([*reports, *unrouted]) + 1 + index for index in range(count - len(reports))]
-        return reports, unrouted
+            running = {pool.submit(self.route, seed): seed for seed in seeds}
+            while running:
+                for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                    seed, report = running.pop(ended), ended.result()
+                    if report:
+                        reports[seed] = report
+                        continue
+                    unrouted.append(seed)
+                    if len(unrouted) > count:
+                        pool.shutdown(wait=False, cancel_futures=True)
+                        raise BuildFailed(f"the routing of seeds {', '.join(map(str, sorted(unrouted)))} comes to no end; use a smaller config, or delete "
+                                          f"{self.folder}/seed*.unrouted to try them again")
+                    last += 1
+                    running[pool.submit(self.route, last)] = last
+        return dict(sorted(reports.items())), sorted(unrouted)
 
     def bitstream(self, seed: int, parameters: "dict[str, dict[str, int]]") -> Path:
         """The file of a routed seed, after a change of parameters of some cells, which moves no wire: those of a PLL."""

