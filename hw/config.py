@@ -141,7 +141,7 @@ CONFIGS = {
                           weight_words=512, tile_pixels=64, stage_pixels=128, parameter_words=64, memory_bytes=1 << 25),
         AcceleratorConfig(name="ulx3s-25f", board="ulx3s-25f", outputs=4, inputs=8, drain_lanes=2, map_words=3072, weight_words=1024,
                           tile_pixels=256, stage_pixels=512, parameter_words=512),
-        AcceleratorConfig(name="ulx3s-45f", board="ulx3s-45f", outputs=8, drain_lanes=2, map_words=6144, weight_words=2048,
+        AcceleratorConfig(name="ulx3s-45f", board="ulx3s-45f", outputs=8, drain_lanes=2, map_words=5632, weight_words=2048,
                           tile_pixels=256, stage_pixels=512),
         AcceleratorConfig(name="ulx3s-85f"),
         AcceleratorConfig(name="ulx3s-85f-64m", memory_bytes=64 << 20),
