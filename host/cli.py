@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from . import board_commands, export, offload_commands, recipe_commands
-from .console import call, emit, open_with_progress, progress_bar, speed, table
+from . import bench_commands, board_commands, export, offload_commands, recipe_commands
+from .console import call, emit, layers_table, open_with_progress, prepare, progress_bar, speed, stalls, table
 from .errors import CelosiaError, UnsupportedError
 from .options import Batch, Calibrate, Config, DeviceName, Inputs, Json, Model, Trust, Vcd, VcdCycles, Weights
 
@@ -98,7 +98,7 @@ def check(
     report = {"model": model, "config": program.config.name, "batch": program.batch, **estimate_report(program), "memory": memory_report(program)}
     if as_json:
         return emit(report)
-    _layers(report["layers"])
+    layers_table(report["layers"])
     _host_layers(report)
     all_layers = len(report["layers"]) + len(report["host_layers"])
     of = f"{len(report['layers'])} of {all_layers}" if report["host_layers"] else f"all {all_layers}"
@@ -165,7 +165,7 @@ def compile(
     if as_json:
         return emit(report)
     if explain:
-        _layers(report["layers"])
+        layers_table(report["layers"])
         _host_layers(report)
     return print(f"{output}: {program.instructions:,} instructions; {_fit(report)}")
 
@@ -199,7 +199,7 @@ def run(
         offload_commands.run_detector(detector, device, config, inputs or (), output, window, as_json)
         return
     watch = Stopwatch()
-    program, chosen = _program(model, config, batch)
+    program, chosen = prepare(model, config, batch)
     samples = load_inputs(model, program.network, inputs or (), program.batch)
     watch.lap("prepare")
     with progress_bar(f"run {model} on {device}") as progress, open_with_progress(device, chosen, progress, **window) as opened:
@@ -240,7 +240,7 @@ def diff(
         raise CelosiaError(f"--vcd: neither device of --devices {devices} has a waveform; name rtl as one of them")
     if vcd:
         _expect_folder(vcd)
-    program, _ = _program(model, config, batch)
+    program, _ = prepare(model, config, batch)
     samples = load_inputs(model, program.network, inputs or (), program.batch)
     with progress_bar(f"diff {model}") as progress:
         report = compare(program.network, program, names, samples.images, compile_network, vcd, progress=progress)
@@ -253,51 +253,12 @@ def diff(
     raise typer.Exit(0 if report["equal"] else 1)
 
 
-@app.command()
-def bench(
-    model: Model,
-    device: DeviceName = "rtl",
-    config: Config = None,
-    batch: Batch = None,
-    as_json: Json = False,
-) -> None:
-    """Cycles of every layer, beside the bound of its compute and memory time."""
-    import numpy as np
-
-    from .report import Stopwatch, bench_report
-
-    watch = Stopwatch()
-    program, chosen = _program(model, config, batch)
-    zeros = [np.zeros((program.batch, *program.network.tensors[name].shape), np.float32) for name in program.network.inputs]  # time does not depend on data
-    watch.lap("prepare")
-    with progress_bar(f"bench {model} on {device}") as progress, open_with_progress(device, chosen, progress) as opened:
-        watch.lap("open")
-        result = opened.run(program, zeros)
-        watch.lap("run")
-        report = bench_report(model, opened, program, result, watch.seconds)
-    if as_json:
-        return emit(report)
-    _layers([*report["layers"], report["total"]])
-    return print(f"{report['frames_per_second']:.4g} frames/s at {report['clock_mhz']:g} MHz; stalls: {_stalls(report)}")
-
-
-def _program(model, config, batch):
-    """The program to run, and the configuration of the device: the one asked for, else the program's own."""
-    from ..hw.config import get_config
-    from .source import load_program
-
-    asked = get_config(config) if config else None
-    with progress_bar(f"prepare {model}") as progress:
-        program = load_program(model, config, batch, progress)
-    return program, asked or program.config
-
-
 def _print_run(report):
     for row in report["predictions"]:
         print(f"{row['image']}: {row['class']}")
     if report["cycles"]:
         print(speed(report))
-        print(f"stalls: {_stalls(report)}")
+        print(f"stalls: {stalls(report)}")
     print(f"outputs sha256 {report['outputs_sha256']}")
 
 
@@ -338,17 +299,6 @@ def _diff_note(vcd, report):
     return text
 
 
-def _layers(rows):
-    """A table of layers, or their total, with whatever figures they have."""
-    columns = {"name": "layer", "op": "op", "macs": "MACs", "cycles": "cycles", "bound_cycles": "bound", "dram_bytes": "DRAM bytes", "utilisation": "utilisation"}
-    columns = {key: title for key, title in columns.items() if key in rows[0]}
-
-    def cell(value):
-        return f"{value:.1%}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value or ""
-
-    table(tuple(columns.values()), [[cell(row[key]) for key in columns] for row in rows])
-
-
 def _host_layers(report):
     if report["host_layers"]:
         table(("on the host", "op", "MACs", "share of time", "because"),
@@ -358,10 +308,6 @@ def _host_layers(report):
 def _fit(report):
     memory = report["memory"]
     return f"memory {memory['bytes']:,} of {memory['available']:,} bytes; about {report['frames_per_second']:.4g} frames/s on {report['config']}"
-
-
-def _stalls(report):
-    return ", ".join(f"{name} {count:,}" for name, count in report["stalls"].items()) or "none"
 
 
 def _fine_tuning(epochs):
@@ -400,6 +346,7 @@ def _by(shape):
     return "×".join(map(str, shape))
 
 
+app.add_typer(bench_commands.app)
 app.add_typer(board_commands.app)
 app.add_typer(export.app)
 app.add_typer(recipe_commands.app)

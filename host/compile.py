@@ -62,12 +62,13 @@ def _compile(network, config, batch, host):
     data, offsets = _image(plans)
     check_memory(config, network, memory.sizes | {Base.WEIGHTS: len(data)})
     emitter = Emitter(config, network, plans, memory.placements, offsets)
-    words = emitter.words()
+    words, layers = emitter.emit()
     image = np.concatenate([data, np.frombuffer(b"".join(word.to_bytes(16, "little") for word in words), np.uint8)])
     sizes = memory.sizes | {Base.WEIGHTS: len(image)}
     check_memory(config, network, sizes)
     estimates = [{"compute": plan.compute, "memory": plan.memory, "bytes": plan.bytes, "bound": plan.bound} for plan in plans]
-    return Program(config=config, batch=batch, network=network, host=host, image=image, code_offset=len(data), instructions=len(words), sizes=sizes,
+    return Program(config=config, batch=batch, network=network, host=host, image=image, code_offset=len(data), instructions=len(words),
+                   layers=np.array(layers, np.uint16), sizes=sizes,
                    inputs=[memory.placements[name] for name in network.inputs], outputs=[memory.placements[name] for name in network.outputs],
                    stores=emitter.stores, estimates=estimates)
 

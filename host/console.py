@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["call", "emit", "open_with_progress", "progress_bar", "speed", "table"]
+__all__ = ["call", "emit", "layers_table", "open_with_progress", "prepare", "progress_bar", "speed", "stalls", "table"]
 
 _notes = Console(stderr=True, highlight=False)
 
@@ -74,6 +74,33 @@ def open_with_progress(name, config, progress, **options):
     from .device import BOARDS, open_device
 
     return open_device(name, config, **options, **({"progress": progress} if name == "rtl" or name.startswith(BOARDS) else {}))
+
+
+def prepare(model, config, batch):
+    """The program to run, and the configuration of the device: the one asked for, else the program's own."""
+    from ..hw.config import get_config
+    from .source import load_program
+
+    asked = get_config(config) if config else None
+    with progress_bar(f"prepare {model}") as progress:
+        program = load_program(model, config, batch, progress)
+    return program, asked or program.config
+
+
+def layers_table(rows):
+    """A table of layers, or their total, with whatever figures they have."""
+    columns = {"name": "layer", "op": "op", "macs": "MACs", "cycles": "cycles", "bound_cycles": "bound", "dram_bytes": "DRAM bytes", "utilisation": "utilisation"}
+    columns = {key: title for key, title in columns.items() if key in rows[0]}
+
+    def cell(value):
+        return f"{value:.1%}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value or ""
+
+    table(tuple(columns.values()), [[cell(row[key]) for key in columns] for row in rows])
+
+
+def stalls(report):
+    """What the array waited for, in cycles."""
+    return ", ".join(f"{name} {count:,}" for name, count in report["stalls"].items()) or "none"
 
 
 def speed(report):

@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..hw.program import Program
 from ..models.reproducible import one_thread
 from ..models.zoo import ZooEntry
 from . import images
-from .device import Device
+from .device import Device, Result
 from .offload import Offloaded, offload, offload_report
 from .report import per_second, sha256, utilisation
 from .source import Samples, preprocessing
 
-__all__ = ["DEFAULT_CONFIG", "LEAST_SCORE", "detect_report", "load_images", "offloaded"]
+__all__ = ["DEFAULT_CONFIG", "LEAST_SCORE", "detect", "detect_report", "load_images", "offloaded"]
 
 #: Weights of SSD300 and Faster R-CNN exceed 32 MB.
 DEFAULT_CONFIG = "ulx3s-85f-64m"
@@ -42,21 +43,28 @@ def offloaded(entry: ZooEntry, device: Device, *, sketch: bool = False, progress
         return offload(entry.build(), entry.parts, calibrate=list(calibration)[: _SKETCH if sketch else None], device=device, progress=progress)
 
 
-def detect_report(entry: ZooEntry, module: torch.nn.Module, device: Device, samples: Samples) -> dict:
-    """What `celosia run --json` prints: as for a classifier, but with boxes as predictions and the parts of the detector. One image runs at a time."""
+def detect(module: torch.nn.Module, image: np.ndarray) -> "tuple[dict, list[tuple[Program, Result]]]":
+    """What a detector of :func:`offloaded` finds in an image, float32 (3, H, W), and what ran on the device for it, part by part."""
     parts = [item for item in module.modules() if isinstance(item, Offloaded)]
     for item in parts:
-        item.reset()
-    predictions = []
+        item.runs.clear()
     with one_thread(), torch.no_grad():
-        for name, image in zip(samples.names, torch.from_numpy(samples.images)):
-            [found] = module([image])
-            predictions.append({"image": name, "objects": [
-                {"box": [round(float(edge), 2) for edge in box], "class": entry.classes[int(label)], "index": int(label), "score": round(float(score), 4)}
-                for box, label, score in zip(found["boxes"], found["labels"], found["scores"])]})
-    macs, cycles, config = sum(item.run_macs for item in parts), sum(item.cycles for item in parts) or None, device.config
+        [found] = module([torch.from_numpy(image)])
+    return found, [run for item in parts for run in item.runs]
+
+
+def detect_report(entry: ZooEntry, module: torch.nn.Module, device: Device, samples: Samples) -> dict:
+    """What `celosia run --json` prints: as for a classifier, but with boxes as predictions and the parts of the detector. One image runs at a time."""
+    runs, predictions = [], []
+    for name, image in zip(samples.names, samples.images):
+        found, ran = detect(module, image)
+        runs += ran
+        predictions.append({"image": name, "objects": [
+            {"box": [round(float(edge), 2) for edge in box], "class": entry.classes[int(label)], "index": int(label), "score": round(float(score), 4)}
+            for box, label, score in zip(found["boxes"], found["labels"], found["scores"])]})
+    macs, cycles, config = sum(program.macs * result.runs for program, result in runs), sum(result.cycles or 0 for _, result in runs) or None, device.config
     return {
         "model": entry.name, "device": device.name, "config": config.name, "batch": 1, "images": len(samples.names), "cycles": cycles, "macs": macs,
         "utilisation": utilisation(macs, cycles, config), "frames_per_second": per_second(len(samples.names), cycles, config), "clock_mhz": config.clock_mhz,
-        "outputs_sha256": sha256([codes for item in parts for codes in item.codes]), "predictions": predictions, **offload_report(module),
+        "outputs_sha256": sha256([codes for _, result in runs for codes in result.codes]), "predictions": predictions, **offload_report(module),
     }

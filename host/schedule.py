@@ -29,6 +29,7 @@ class Mark:
 class _Instruction:
     index: int
     opcode: Opcode
+    layer: int
     fields: dict
     after: tuple[Mark, ...]
     wait: set = field(default_factory=set)
@@ -43,10 +44,10 @@ class Schedule:
         self._units = {unit: [] for unit in Unit}
         self._setup = {}
 
-    def emit(self, opcode: Opcode, after=(), **fields) -> Mark:
-        """Append an instruction that starts after those marked (None among them is skipped)."""
+    def emit(self, opcode: Opcode, after=(), *, layer: int, **fields) -> Mark:
+        """Append an instruction for a layer that starts after those marked (None among them is skipped)."""
         unit = isa.unit_of(opcode)
-        instruction = _Instruction(len(self._instructions), opcode, fields, tuple(mark for mark in after if mark is not None))
+        instruction = _Instruction(len(self._instructions), opcode, layer, fields, tuple(mark for mark in after if mark is not None))
         self._instructions.append(instruction)
         queue = self._units[unit]
         queue.append(instruction)
@@ -54,15 +55,20 @@ class Schedule:
             assert (mark.unit, unit) in isa.EDGES and mark.ordinal < len(self._units[mark.unit]), f"{opcode.name} cannot wait for {mark}"
         return Mark(unit, len(queue) - 1)
 
-    def setup(self, opcode: Opcode, **fields) -> None:
+    def setup(self, opcode: Opcode, *, layer: int, **fields) -> None:
         """Append a setup instruction unless the last one of its kind said the same."""
         if self._setup.get(opcode) != fields:
             self._setup[opcode] = fields
-            self.emit(opcode, **fields)
+            self.emit(opcode, layer=layer, **fields)
 
     def count(self, unit: Unit) -> int:
         """Instructions emitted for a unit."""
         return len(self._units[unit])
+
+    def layers(self) -> list[int]:
+        """The layer that each instruction is for, the last one for END."""
+        layers = [instruction.layer for instruction in self._instructions]
+        return [*layers, max(layers, default=0)]
 
     def words(self) -> list[int]:
         """The encoded program, END included, with a token wherever an instruction must wait for more than the one before it of its unit.

@@ -34,6 +34,7 @@ class WeightOffsets:
 class Load:
     """A run of words from base WEIGHTS, or of a tensor, into a ring, and how many instructions read it. `offset` is in bytes."""
 
+    layer: int
     offset: int
     words: int
     uses: int = 0
@@ -103,7 +104,7 @@ class Work:
         parameter_words = (max(offsets.blocks) + 1) * geometry.block_parameters
         table = None
         if offsets.table is not None:
-            table = Load(offsets.table, 1, uses=sum(count * len(geometry.parts(block)) for block, count in enumerate(tiles)))
+            table = Load(index, offsets.table, 1, uses=sum(count * len(geometry.parts(block)) for block, count in enumerate(tiles)))
             self.table_loads.append(table)
         stay = parameter_words <= self._config.parameter_words // 2 and not geometry.layer.parameters
         for number, chunk in enumerate(plan.chunks):
@@ -111,7 +112,7 @@ class Work:
             self.chunk_loads.append(chunk_load)
             if layer_parameters is None or not stay:
                 here = [len(chunk.tiles) * (chunk.blocks[0] <= block < chunk.blocks[1]) for block in range(geometry.blocks)]
-                layer_parameters = self._parameter_pieces(geometry, offsets, chunk.images[0], tiles if stay else here)
+                layer_parameters = self._parameter_pieces(index, geometry, offsets, chunk.images[0], tiles if stay else here)
             for block in range(*chunk.blocks):
                 for position, tile in enumerate(chunk.tiles):
                     parts = []
@@ -120,7 +121,7 @@ class Work:
                         fine, loads = kept.get(key, (block == chunk.blocks[0], None))
                         cut = pieces(geometry, first, fine)
                         if loads is None:
-                            loads = self._weight_pieces(geometry, offsets.weights[first], cut)
+                            loads = self._weight_pieces(index, geometry, offsets.weights[first], cut)
                             kept[key] = fine, loads
                         for load in loads:
                             load.uses += 1
@@ -134,7 +135,7 @@ class Work:
                     task.next_tile = following if following and following.back else None
                     self.tasks.append(task)
 
-    def _parameter_pieces(self, geometry, offsets, image, tiles):
+    def _parameter_pieces(self, layer, geometry, offsets, image, tiles):
         """First output channel of an array load → its parameters' load and the first word in it. `tiles`: of each block."""
         unit, limit, tensor = geometry.block_parameters, self._config.parameter_words // 4, geometry.layer.parameters
         words, step = (max(offsets.blocks) + 1) * unit, max(unit, limit // unit * unit)
@@ -148,17 +149,17 @@ class Work:
             uses = sum(tiles[c % geometry.phase_channels // geometry.block] for c in firsts)
             if not uses:
                 continue
-            load = Load(begin + PARAMETER_BYTES * first_word, count, uses=uses, tensor=tensor, empty=max(first_word + count - there, 0))
+            load = Load(layer, begin + PARAMETER_BYTES * first_word, count, uses=uses, tensor=tensor, empty=max(first_word + count - there, 0))
             self.parameter_loads.append(load)
             result |= {c: (load, places[c] - first_word) for c in firsts}
         return result
 
-    def _weight_pieces(self, geometry, offset, cut):
+    def _weight_pieces(self, layer, geometry, offset, cut):
         """The loads of an array load's pieces."""
         result = []
         for piece in cut:
             words = piece.words * piece.rows * geometry.weight.shape[3] * self._config.block_words
-            result.append(Load(offset, words))
+            result.append(Load(layer, offset, words))
             offset += words * self._config.inputs
         self.weight_loads += result
         return result

@@ -17,7 +17,7 @@ A count stored as `n` is written as it is; the fields called `last_…` hold the
 from amaranth.hdl import signed, unsigned
 from amaranth.lib import data, enum
 
-__all__ = ["EDGES", "INSTRUCTIONS", "LENGTH_BITS", "TABLE_ENTRIES", "Base", "Compute", "ComputeStrides", "ComputeWindow", "Drain", "Header", "LoadMap",
+__all__ = ["EDGES", "INSTRUCTIONS", "LENGTH_BITS", "SETUPS", "TABLE_ENTRIES", "Base", "Compute", "ComputeStrides", "ComputeWindow", "Drain", "Header", "LoadMap",
            "LoadWeights", "Opcode", "Store", "StoreWindow", "End", "Target", "Unit", "decode", "encode", "unit_of"]
 
 INSTRUCTION_BITS = 128
@@ -59,6 +59,10 @@ class Opcode(enum.IntEnum, shape=4):
     STORE_WINDOW = 7
     STORE = 8
     END = 15
+
+
+#: What only sets up later instructions of its unit.
+SETUPS = frozenset({Opcode.COMPUTE_STRIDES, Opcode.COMPUTE_WINDOW, Opcode.STORE_WINDOW})
 
 
 class Base(enum.IntEnum, shape=2):

@@ -67,10 +67,10 @@ def pack_map(codes: np.ndarray) -> np.ndarray:
 
 
 def unpack_map(memory: np.ndarray, batch: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """The inverse of :func:`pack_map`, from the bytes of the map."""
+    """The inverse of :func:`pack_map`, from the bytes of the map: a copy, for these may be a device's memory."""
     channels, height, width = shape
     planes = memory.view(np.int8).reshape(batch, -(-channels // PLANE), height, width, PLANE)
-    return np.ascontiguousarray(planes.transpose(0, 1, 4, 2, 3).reshape(batch, -1, height, width)[:, :channels])
+    return np.array(planes.transpose(0, 1, 4, 2, 3).reshape(batch, -1, height, width)[:, :channels], order="C")
 
 
 def map_bytes(batch: int, shape: tuple[int, int, int]) -> int:
@@ -120,6 +120,8 @@ class Program:
     code_offset: int
     #: Number of instructions, END included.
     instructions: int
+    #: uint16: the layer that each instruction is for.
+    layers: np.ndarray
     sizes: dict[Base, int]
     inputs: list[Placement]
     outputs: list[Placement]
@@ -176,6 +178,8 @@ class Program:
             raise ValueError("the image is not what the header describes")
         if self.instructions < 1:
             raise ValueError(f"{self.instructions} instructions")
+        if self.layers.dtype != np.uint16 or self.layers.shape != (self.instructions,) or self.layers.max() >= len(self.network.layers):
+            raise ValueError("its instructions are not for the layers of its network")
         if len(self.stores) != len(self.network.layers):
             raise ValueError(f"{len(self.stores)} ends of {len(self.network.layers)} layers")
         if self.host and self.host.inputs != self.network.outputs:
@@ -198,7 +202,7 @@ class Program:
         if self.host:
             header["host"], rest = self.host.to_arrays()
             arrays |= {f"host.{name}": array for name, array in rest.items()}
-        write_tensors(path, "celp", header, arrays | {"image": self.image})
+        write_tensors(path, "celp", header, arrays | {"image": self.image, "layers": self.layers})
 
     @classmethod
     def load(cls, path: "str | Path") -> "Program":
@@ -213,7 +217,8 @@ class Program:
             rest = {name: arrays.pop(f"host.{name}") for name in [name.removeprefix("host.") for name in arrays if name.startswith("host.")]}
             host = Network.from_arrays(header["host"], rest) if "host" in header else None
             program = cls(host=host, config=AcceleratorConfig.from_json(header["config"]), batch=header["batch"], image=arrays.pop("image"),
-                          network=Network.from_arrays(header["network"], arrays), code_offset=header["code_offset"], instructions=header["instructions"],
+                          layers=arrays.pop("layers"), network=Network.from_arrays(header["network"], arrays), code_offset=header["code_offset"],
+                          instructions=header["instructions"],
                           sizes={Base[name]: size for name, size in header["sizes"].items()}, stores=header["stores"],
                           estimates=header["estimates"], inputs=[placement(p) for p in header["inputs"]], outputs=[placement(p) for p in header["outputs"]])
             program._verify()

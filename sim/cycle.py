@@ -4,11 +4,13 @@ Nothing here knows the RTL's results: the time of every burst, instruction and t
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ..hw.config import AcceleratorConfig
-from ..hw.isa import EDGES, Base, Opcode, Unit, decode, unit_of
+from ..hw.interfaces import BEAT_BITS
+from ..hw.isa import EDGES, SETUPS, Base, Opcode, Unit, decode, unit_of
 from ..hw.program import Program
 from .dataflow import Simulation
 from .device import DeviceError, Places, RunResult
@@ -16,7 +18,8 @@ from .dispatch_timing import DispatchTiming
 from .dma_timing import ReadTiming, WriteTiming
 from .golden import GoldenDevice
 from .inorder_timing import InOrderTiming
-from .memory_timing import MemoryTiming
+from .memory_timing import BEAT_CYCLES, MemoryTiming
+from .timeline import Timeline
 from .unit_timing import ComputeTiming, DrainTiming, LoadTiming, StoreTiming
 
 __all__ = ["CycleDevice"]
@@ -40,11 +43,24 @@ class CycleDevice:
     def run_program(self, program: Program, inputs: "list[np.ndarray]") -> RunResult:
         """Run a program on int8 codes (N, C, H, W). Raises ProgramError or DeviceError as `rtl` does."""
         outputs = self._golden.run_program(program, inputs).outputs
+        return replace(self.time_program(program), outputs=outputs)
+
+    def time_program(self, program: Program) -> RunResult:
+        """What a run costs, which does not depend on data; without outputs. Raises DeviceError as `rtl` does."""
+        run = self._timing(program)
+        return RunResult(outputs=[], cycles=run.cycles, layers=list(run.layers), counters=dict(run.counters))
+
+    def timeline(self, program: Program) -> Timeline:
+        """What a run does when. Raises DeviceError as `rtl` does."""
+        return self._timing(program).timeline()
+
+    def _timing(self, program):
         run = next((run for known, run in self._timed if known is program), None)
-        if run is None:  # time does not depend on data
+        if run is None:
+            program.check_config(self.config)
             run = InOrderTiming(program, _instructions(program)) if self.config.in_order else _Run(program, self._places.bases(program))
             self._timed = [*(item for item in self._timed if item[0] in self._places), (program, run)]
-        return RunResult(outputs=outputs, cycles=run.cycles, layers=list(run.layers), counters=dict(run.counters))
+        return run
 
     def hold(self, programs: "Sequence[Program]") -> None:
         """Give these programs places beside each other in memory, as `rtl` does."""
@@ -58,7 +74,8 @@ class _Run:
     """Cycles, layers and counters of a program, as `RunResult` has them."""
 
     def __init__(self, program, bases):
-        instructions, max_burst = _instructions(program), program.config.max_burst
+        self._program, self._instructions = program, _instructions(program)
+        instructions, max_burst = self._instructions, program.config.max_burst
         simulation = Simulation()
         memory = MemoryTiming(simulation)
         read, write = ReadTiming(simulation, memory, max_burst), WriteTiming(simulation, memory, max_burst)
@@ -75,10 +92,25 @@ class _Run:
         ends = [*(store.retired[count - 1] for count in program.stores[:-1]), self.cycles]
         self.layers = [end - start for start, end in zip([0, *ends], ends)]
         units = [unit_of(opcode) for opcode, _ in instructions]
+        self._array = _array(compute, _START - 1, end - 1)
         self.counters = {
-            **_stalls(compute, _START - 1, end - 1), "read_beats": read.beats, "write_beats": write.beats_sent,
-            **{f"retired_{unit.name.lower()}": units.count(unit) for unit in Unit},
+            **{name if name == "active" else f"stall_{name}": int(cycles.sum()) for name, cycles in self._array.items()},
+            "read_beats": read.beats, "write_beats": write.beats_sent, **{f"retired_{unit.name.lower()}": units.count(unit) for unit in Unit},
         }
+        self._spans = {Unit.WEIGHT: weights.spans, Unit.MAP: maps.spans, Unit.COMPUTE: compute.tiles, Unit.DRAIN: drain.spans, Unit.STORE: store.spans}
+        self._bursts = memory.bursts
+
+    def timeline(self):
+        spans = {}
+        for unit, cycles in self._spans.items():
+            indices = [index for index, (opcode, _) in enumerate(self._instructions) if unit_of(opcode) is unit and opcode not in SETUPS]
+            spans[unit] = np.column_stack([indices, np.array(cycles, np.int64).reshape(-1, 2) - _START])
+        first, last, beats, written = np.array(self._bursts, np.int64).reshape(-1, 4).T
+        layers = self._program.layers[[unit_of(opcode) is Unit.COMPUTE for opcode, _ in self._instructions]]
+        count = len(self._program.network.layers)
+        return Timeline(
+            cycles=self.cycles, spans=spans, bursts=np.column_stack([first - _START, last + BEAT_CYCLES - _START, beats * (BEAT_BITS // 8) * (1 - 2 * written)]),
+            array={name: np.bincount(np.append(layers, count - 1)[: len(cycles)], cycles, count).astype(np.int64) for name, cycles in self._array.items()})
 
 
 def _instructions(program):
@@ -98,8 +130,9 @@ def _instructions(program):
     return instructions
 
 
-def _stalls(compute, first, end):
-    """Counters of the cycles first … end − 1: in which the array took a pixel, in which it did not, by cause."""
+def _array(compute, first, end):
+    """Of the cycles first … end − 1, those in which the array took a pixel, and those in which it did not, by cause: int64, of each of the unit's instructions, and of
+    "instruction" also those after the last."""
     tiles, waits, present = (np.array(times) for times in (compute.tiles, compute.waits, compute.present))
     before = np.cumsum(tiles[:, 1] - tiles[:, 0]) - (tiles[:, 1] - tiles[:, 0])
 
@@ -108,8 +141,9 @@ def _stalls(compute, first, end):
         tile = np.maximum(np.searchsorted(tiles[:, 0], cycles, "right") - 1, 0)
         return cycles - before[tile] - np.clip(cycles - tiles[tile, 0], 0, tiles[tile, 1] - tiles[tile, 0])
 
-    weights, maps, drain = np.diff(idle(waits), axis=1).sum(0)
+    active = np.zeros(len(waits), np.int64)
+    active[compute.indices] = tiles[:, 1] - tiles[:, 0]
+    weights, maps, drain = np.diff(idle(waits), axis=1).T
     # Since when, and until when, the unit had nothing.
     absent = np.append(present[:, 0], end) - np.append(first, np.maximum.accumulate(present[:, 1]))
-    return {"active": int((tiles[:, 1] - tiles[:, 0]).sum()), "stall_weights": int(weights), "stall_maps": int(maps), "stall_drain": int(drain),
-            "stall_instruction": int(np.maximum(absent, 0).sum())}
+    return {"active": active, "weights": weights, "maps": maps, "drain": drain, "instruction": np.maximum(absent, 0)}

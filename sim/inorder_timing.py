@@ -5,9 +5,10 @@ from math import prod
 import numpy as np
 
 from ..hw.inorder_drain import SerialRequantizer
-from ..hw.isa import Base, Opcode, Target, Unit, unit_of
+from ..hw.isa import SETUPS, Base, Opcode, Target, Unit, unit_of
 from ..hw.parameters import PARAMETER_BYTES, decode_parameters
 from ..hw.program import Program
+from .timeline import Timeline
 
 __all__ = ["InOrderTiming"]
 
@@ -24,18 +25,27 @@ class InOrderTiming:
         self._program = program
         self._parameters = np.zeros((program.config.parameter_words, PARAMETER_BYTES), np.uint8)
         self._window = self._pool = None
-        now, stores, active = _START, [], 0
-        for opcode, fields in instructions:
-            now += _FETCH + getattr(self, f"_{opcode.name.lower()}", lambda **_: 0)(**fields)
+        now, stores = _START, []
+        self._spans, self._active = {unit: [] for unit in Unit}, np.zeros(max(len(program.network.layers), 1), np.int64)
+        for index, (opcode, fields) in enumerate(instructions):
+            begin = now + _FETCH
+            now = begin + getattr(self, f"_{opcode.name.lower()}", lambda **_: 0)(**fields)
             if unit_of(opcode) == Unit.STORE:
                 stores.append(now)
             if opcode == Opcode.COMPUTE:
-                active += self._steps(fields) * self._pixels()
+                self._active[program.layers[index]] += self._steps(fields) * self._pixels()
+            if opcode is not Opcode.END and opcode not in SETUPS:
+                self._spans[unit_of(opcode)].append((index, begin, now))
         self.cycles = now + _END
         ends = [*(stores[count - 1] for count in program.stores[:-1]), self.cycles]
         self.layers = [end - start for start, end in zip([0, *ends], ends)]
         units = [unit_of(opcode) for opcode, _ in instructions]
-        self.counters = {"active": active, **{f"retired_{unit.name.lower()}": units.count(unit) for unit in Unit}}
+        self.counters = {"active": int(self._active.sum()), **{f"retired_{unit.name.lower()}": units.count(unit) for unit in Unit}}
+
+    def timeline(self) -> Timeline:
+        """What a run does when: one instruction after the other."""
+        return Timeline(cycles=self.cycles, spans={unit: np.array(spans, np.int64).reshape(-1, 3) for unit, spans in self._spans.items()},
+                        bursts=np.zeros((0, 3), np.int64), array={"active": self._active})
 
     def _load_weights(self, base, offset, target, address, beats, **_):
         if target == Target.PARAMETERS:

@@ -63,6 +63,8 @@ class MemoryTiming:
     """
 
     def __init__(self, simulation: Simulation):
+        #: Of each burst the cycles of its first and last beat on the bus, its beats, and whether they are written.
+        self.bursts = []
         self._reads, self._writes = simulation.requests(), simulation.requests()
         self._sdram = Sdram()
         self._cycle, self._writing, self._turn = 0, False, 0
@@ -92,4 +94,6 @@ class MemoryTiming:
         first = (self._sdram.burst(8 * beat, beats, self._writing, cycle * 4 // 3) * 3 + 3) // 4 + DATA_CYCLES
         self._turn += 8 * beats
         self._cycle = cycle + 1
-        answer(cycle, first, first + BEAT_CYCLES * (beats - 1))
+        last = first + BEAT_CYCLES * (beats - 1)
+        self.bursts.append((first, last, beats, self._writing))
+        answer(cycle, first, last)

@@ -25,18 +25,23 @@ _TO_BUFFER = StoreUnit.latency - 2
 
 
 class LoadTiming:
-    """`LoadWeights` or `LoadMaps`; `bases` in bytes."""
+    """`LoadWeights` or `LoadMaps`; `bases` in bytes. `spans`: of each instruction the cycle in which its first beat comes, and the one after its last."""
 
     def __init__(self, simulation: Simulation, dispatch: DispatchTiming, unit: Unit, read: ReadTiming, bases: "dict[Base, int]"):
         self.idle = 0
+        self.spans, self._first = [], None
         self._dispatch, self._unit, self._bases = dispatch, unit, bases
         self._runs = read.requester(self._arrive)
         self._arrivals, self._ends = simulation.queue(AHEAD), simulation.queue()
         simulation.process(self._ask())
         simulation.process(self._end())
 
-    def _arrive(self, _, last, final):
+    def _arrive(self, first, last, final):
+        if self._first is None:
+            self._first = first
         if final:
+            self.spans.append((self._first, last + 1))
+            self._first = None
             self._ends.show(last)
 
     def _ask(self):
@@ -63,16 +68,16 @@ class LoadTiming:
 
 
 class ComputeTiming:
-    """`ComputeUnit`. What the counters follow from: `tiles`, of each its first pixel's cycle and the one after its last; `present`, of each instruction the cycle
-    from which on the unit's queue shows it and the one from which on the unit has done with it; `waits`, of each the cycle from which on it waits for tokens, then
-    those from which on that of WEIGHT, that of MAP too, and that of DRAIN too is seen.
+    """`ComputeUnit`. What the counters follow from: `tiles`, of each its first pixel's cycle and the one after its last; `indices`, of each which of the unit's
+    instructions it is; `present`, of each instruction the cycle from which on the unit's queue shows it and the one from which on the unit has done with it; `waits`,
+    of each the cycle from which on it waits for tokens, then those from which on that of WEIGHT, that of MAP too, and that of DRAIN too is seen.
 
     COMPUTE_STRIDES and COMPUTE_WINDOW overtake the tile in front of them. If they left tokens, which the compiler never lets them, those would come too late here.
     """
 
     def __init__(self, simulation: Simulation, dispatch: DispatchTiming, config: AcceleratorConfig):
         self.idle = 0
-        self.tiles, self.present, self.waits = [], [], []
+        self.tiles, self.indices, self.present, self.waits = [], [], [], []
         self._dispatch = dispatch
         # Cycles from a tile's last pixel until its tokens leave: those for WEIGHT and MAP, that for DRAIN.
         self._read, self._written = Sequencer.latency + 1, ComputeUnit(config).latency
@@ -100,6 +105,7 @@ class ComputeTiming:
                 vacant = last - pixels + 2
                 retired, at_read = last + self._written, post & ~(1 << Unit.DRAIN)
                 self.tiles.append((start + 1, last + 1))
+                self.indices.append(len(self.waits) - 1)
                 self._dispatch.post(Unit.COMPUTE, at_read, last + self._read)
                 self._dispatch.post(Unit.COMPUTE, post & ~at_read, retired)
                 refused.extend((last + self._read - 1, retired - 1) if at_read else (retired - 1,))
@@ -117,10 +123,11 @@ def _count(fields, *loops):
 
 
 class DrainTiming:
-    """`DrainUnit`: a request every `outputs` / `drain_lanes` cycles, also from one instruction to the next."""
+    """`DrainUnit`: a request every `outputs` / `drain_lanes` cycles, also from one instruction to the next. `spans`: of each the cycles in which it asks."""
 
     def __init__(self, simulation: Simulation, dispatch: DispatchTiming, config: AcceleratorConfig):
         self.idle = 0
+        self.spans = []
         self._dispatch = dispatch
         self._groups, self._latency = config.outputs // config.drain_lanes, ComputeUnit(config).drain_latency
         simulation.process(self._run())
@@ -135,6 +142,7 @@ class DrainTiming:
             accepted = max(taken + 1, requested, room.popleft())
             room.append(max(accepted + 1, arrived) + 2)
             requested = accepted + issue.fields["pixels"] * self._groups
+            self.spans.append((accepted, requested))
             arrived = requested + self._latency
             retired = arrived + DrainUnit.latency + 1
             at_arrival = issue.fields["post"] & 1 << Unit.COMPUTE
@@ -144,11 +152,12 @@ class DrainTiming:
 
 
 class StoreTiming:
-    """`StoreUnit`; `bases` in bytes. `retired`: the cycles in which its instructions retire."""
+    """`StoreUnit`; `bases` in bytes. `retired`: the cycles in which its instructions retire; `spans`: of each STORE that in which it begins, and the one after it is
+    done."""
 
     def __init__(self, simulation: Simulation, dispatch: DispatchTiming, write: WriteTiming, bases: "dict[Base, int]"):
         self.idle = 0
-        self.retired = []
+        self.retired, self.spans = [], []
         self._dispatch, self._write, self._bases = dispatch, write, bases
         self._resting, self._executed, self._stores, self._sent = (simulation.queue() for _ in range(4))
         self._beats = self._answered = self._answer = 0  # beats read, and answered, the last of them in which cycle
@@ -190,6 +199,8 @@ class StoreTiming:
             if post & in_memory:
                 finished = max(finished + 1, 2 + (yield from self._in_memory()))
                 self._dispatch.post(Unit.STORE, post & in_memory, finished + 1)
+            if opcode is Opcode.STORE:
+                self.spans.append((executed, finished + 1))
             self.retired.append(finished + 1)
             self.idle = finished + 2
 

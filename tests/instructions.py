@@ -5,7 +5,7 @@ import random
 import numpy as np
 
 from celosia.hw.config import AcceleratorConfig
-from celosia.hw.isa import EDGES, Base, Opcode, Unit, decode, encode, unit_of
+from celosia.hw.isa import EDGES, SETUPS, Base, Opcode, Unit, decode, encode, unit_of
 from celosia.hw.network import Network, Tensor
 from celosia.hw.program import Placement, Program
 
@@ -13,7 +13,6 @@ __all__ = ["crowded_instructions", "program_of", "random_instructions"]
 
 #: Where loads and stores begin at most, and the distance of their planes at most, in beats of base MAPS.
 _OFFSETS, _PLANES = 1 << 14, 2000
-_SETUP = {Opcode.COMPUTE_STRIDES, Opcode.COMPUTE_WINDOW}
 
 
 def program_of(config: AcceleratorConfig, words: "list[int]") -> Program:
@@ -22,8 +21,9 @@ def program_of(config: AcceleratorConfig, words: "list[int]") -> Program:
     network, place = Network(name="instructions", tensors={"x": x}, layers=[], inputs=["x"], outputs=["x"]), Placement(tensor="x", base=Base.INPUT, offset=0)
     image = np.frombuffer(b"".join(word.to_bytes(16, "little") for word in words), np.uint8)
     stores = sum(unit_of(decode(word)[0]) is Unit.STORE for word in words)
-    return Program(config=config, batch=1, network=network, image=image, code_offset=0, instructions=len(words), estimates=[], stores=list(range(1, stores + 1)),
-                   sizes={Base.WEIGHTS: image.size, Base.MAPS: 8 << 15, Base.INPUT: 8, Base.OUTPUT: 0}, inputs=[place], outputs=[place])
+    return Program(config=config, batch=1, network=network, image=image, code_offset=0, instructions=len(words), layers=np.zeros(len(words), np.uint16), estimates=[],
+                   stores=list(range(1, stores + 1)), sizes={Base.WEIGHTS: image.size, Base.MAPS: 8 << 15, Base.INPUT: 8, Base.OUTPUT: 0},
+                   inputs=[place], outputs=[place])
 
 
 def random_instructions(config: AcceleratorConfig, seed: int, count: int = 150) -> "list[int]":
@@ -66,7 +66,7 @@ def random_instructions(config: AcceleratorConfig, seed: int, count: int = 150) 
     for opcode in [Opcode.COMPUTE_WINDOW, Opcode.STORE_WINDOW, Opcode.COMPUTE, *draw.choices(opcodes, shares, k=count)]:
         unit = unit_of(opcode)
         wait = [source for source, target in EDGES if target == unit and tokens[source, target] and draw.random() < waiting]
-        post = [target for source, target in EDGES if source == unit and opcode not in _SETUP and tokens[source, target] < 100 and draw.random() < posting]
+        post = [target for source, target in EDGES if source == unit and opcode not in SETUPS and tokens[source, target] < 100 and draw.random() < posting]
         for source in wait:
             tokens[source, unit] -= 1
         for target in post:

@@ -96,3 +96,13 @@ def test_layers_of_equal_weights_share_them():
     shared, image = nn.Conv2d(64, 64, 3, padding=1), torch.randn(1, 64, 6, 6)
     once, twice = (compile(quantize(nn.Sequential(*layers), [image]), "tiny") for layers in ([shared], [shared, shared]))
     assert 64 * 64 * 9 < once.code_offset < twice.code_offset < once.code_offset + 64 * 64
+
+
+def test_every_run_has_outputs_of_its_own():
+    """Of a classifier, whose output lies in memory as it is returned, in more batches than one."""
+    torch.manual_seed(0)
+    images = torch.randn(5, 8, 3, 3)
+    program = compile(quantize(nn.Sequential(nn.Flatten(), nn.Linear(72, 16)).eval(), [images]), "tiny", 2)
+    with open_device("golden", "tiny") as golden, open_device("rtl", "tiny") as rtl:
+        given = images.numpy().reshape(5, *program.network.tensors[program.network.inputs[0]].shape)
+        np.testing.assert_array_equal(rtl.run(program, given).codes[0], golden.run(program, given).codes[0])

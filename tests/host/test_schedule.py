@@ -12,9 +12,9 @@ def test_no_more_tokens_are_left_than_a_counter_holds(ahead):
     schedule, stores = Schedule(), []
     for ordinal in range(1000 + ahead):
         if ordinal < 1000:
-            stores.append(schedule.emit(Opcode.STORE))
+            stores.append(schedule.emit(Opcode.STORE, layer=0))
         if ordinal >= ahead:
-            schedule.emit(Opcode.LOAD_MAP, [stores[ordinal - ahead]])
+            schedule.emit(Opcode.LOAD_MAP, [stores[ordinal - ahead]], layer=1)
     left, stored, loaded, taken, most = [], 0, 0, -1, 0
     for word in schedule.words():
         opcode, fields = decode(word)

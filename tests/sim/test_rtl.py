@@ -123,8 +123,8 @@ def make_program(bursts=8, *, batch=1, image=b""):
     network = Network(name="copy", tensors=tensors, layers=[], inputs=["x"], outputs=["y"])
     image = np.frombuffer(image or bytes(16), np.uint8)
     size = batch * 1024
-    return Program(config=CONFIG, batch=batch, network=network, image=image, code_offset=0, instructions=bursts, estimates=[], stores=[4 * batch, 8 * batch],
-                   sizes={Base.WEIGHTS: image.size, Base.MAPS: 0, Base.INPUT: size, Base.OUTPUT: size},
+    return Program(config=CONFIG, batch=batch, network=network, image=image, code_offset=0, instructions=bursts, layers=np.zeros(bursts, np.uint16), estimates=[],
+                   stores=[4 * batch, 8 * batch], sizes={Base.WEIGHTS: image.size, Base.MAPS: 0, Base.INPUT: size, Base.OUTPUT: size},
                    inputs=[Placement(tensor="x", base=Base.INPUT, offset=0)], outputs=[Placement(tensor="y", base=Base.OUTPUT, offset=0)])
 
 
