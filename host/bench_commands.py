@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .console import emit, layers_table, open_with_progress, prepare, progress_bar, stalls
+from .console import emit, layers_table, make_folder, open_with_progress, prepare, progress_bar, stalls
 from .errors import CelosiaError
 from .options import Batch, Config, DeviceName, Json
 
@@ -27,6 +27,7 @@ def bench(
 ) -> None:
     """Cycles of every layer, beside the bound of its compute and memory time."""
     from .offload_commands import detector
+    from .report import host_time
 
     if device == "golden":
         raise CelosiaError("--device golden: it does not know time; benchmark on cycle or rtl")
@@ -43,7 +44,7 @@ def bench(
         layers_table([*found["layers"], found["total"]])
         print(f"{found['model']}: {found['frames_per_second']:.4g} frames/s at {found['clock_mhz']:g} MHz; stalls: {stalls(found)}")
         print(f"beside that: {found['link']['seconds']:.3g} s for the maps of a batch on a line of 3 Mbaud, once {found['link']['upload_seconds']:.3g} s for weights; "
-              f"the host took {', '.join(f'{seconds:.3g} s to {name}' for name, seconds in found['host_seconds'].items())}")
+              f"{host_time(found)}")
     return None
 
 
@@ -53,20 +54,21 @@ class _Whole:
     def __init__(self, model, config, batch):
         from .report import Stopwatch
 
-        self._model, self._watch = model, Stopwatch()
-        self._program, self._config = prepare(model, config, batch)
-        self._watch.lap("prepare")
+        watch = Stopwatch()
+        self._model, (self._program, self._config) = model, prepare(model, config, batch)
+        watch.lap("prepare")
+        self._seconds = watch.seconds
 
     def run(self, device):
         """Its report, and its programs."""
-        from .report import bench_report
+        from .report import Stopwatch, bench_report
 
-        self._watch.skip()
+        watch = Stopwatch()
         with progress_bar(f"bench {self._model} on {device}") as progress, open_with_progress(device, self._config, progress) as opened:
-            self._watch.lap("open")
+            watch.lap("open")
             runs = [(self._program, opened.time(self._program))]
-            self._watch.lap("run")
-        return bench_report(self._model, opened, self._program.batch, runs, self._watch.seconds), [self._program]
+            watch.lap("run")
+        return bench_report(self._model, opened, self._program.batch, runs, self._seconds | watch.seconds), [self._program]
 
 
 class _Detector:
@@ -80,7 +82,7 @@ class _Detector:
     def run(self, device):
         """Its report for an image of the zoo, and its programs."""
         from .detect import detect, load_images, offloaded
-        from .report import Stopwatch, bench_report
+        from .report import Stopwatch, bench_report, programs_of
 
         watch = Stopwatch()
         with progress_bar(f"bench {self._entry.name} on {device}") as progress, open_with_progress(device, self._config, progress) as opened:
@@ -89,7 +91,7 @@ class _Detector:
             watch.lap("prepare")
             _, runs = detect(module, load_images(self._entry, (), 1).images[0])
             watch.lap("run")
-        return bench_report(self._entry.name, opened, 1, runs, watch.seconds), list({id(program): program for program, _ in runs}.values())
+        return bench_report(self._entry.name, opened, 1, runs, watch.seconds), programs_of(runs)
 
 
 def _expect_page(folder):
@@ -97,10 +99,7 @@ def _expect_page(folder):
     from .bench_page import expect_pictures
 
     expect_pictures()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CelosiaError(f"{folder}: cannot be written: {error.strerror}") from None
+    make_folder(folder)
     if not os.access(folder, os.W_OK):
         raise CelosiaError(f"{folder}: cannot be written: permission denied")
 

@@ -14,6 +14,7 @@ from ..sim.timeline import Timeline
 from .allocate import allocate
 from .compile import plan_network
 from .errors import CelosiaError
+from .report import host_time
 from .tile import memory_rate
 from .timeline import trace, traffic
 
@@ -194,12 +195,11 @@ def _draw_maps(axes, program, bases, times):
 
 def _section(report, drawings, trace_name):
     total, shown, link = report["total"], html.escape(report["model"]), report["link"]
-    host = ", ".join(f"{seconds:.3g} s to {name}" for name, seconds in report["host_seconds"].items())
     lines = [f"<h1>{shown}</h1><p>{html.escape(report['config'])}, batch {report['batch']}, device {html.escape(report['device'])}: {total['cycles']:,} cycles, "
              f"{total['bound_cycles'] / total['cycles']:.1%} of the bound's speed; {total['utilisation']:.1%} of the array used; "
              f"{report['frames_per_second']:.4g} images a second at {report['clock_mhz']:g} MHz, without the time of host and link: "
              f"an image's input and output take {link['seconds'] / report['batch']:.3g} s on a line of 3 Mbaud, the weights once {link['upload_seconds']:.3g} s; "
-             f"the host took {host}.</p>"]
+             f"{host_time(report)}.</p>"]
     for kind, title in (("layers", "Where the cycles go"), ("roofline", "Roofline"), ("memory", "Memory over time")):
         lines.append(f"<h2>{title}</h2>{drawings[kind]}")
     lines.append(f"<p>Every instruction: open <code>{trace_name}</code> at <a href='https://ui.perfetto.dev'>ui.perfetto.dev</a>.</p>")

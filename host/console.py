@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["call", "emit", "layers_table", "open_with_progress", "prepare", "progress_bar", "speed", "stalls", "table"]
+from .errors import CelosiaError
+
+__all__ = ["call", "emit", "layers_table", "make_folder", "open_with_progress", "prepare", "progress_bar", "speed", "stalls", "table"]
 
 _notes = Console(stderr=True, highlight=False)
 
@@ -74,6 +76,14 @@ def open_with_progress(name, config, progress, **options):
     from .device import BOARDS, open_device
 
     return open_device(name, config, **options, **({"progress": progress} if name == "rtl" or name.startswith(BOARDS) else {}))
+
+
+def make_folder(folder):
+    """Make a folder for results, unless it is there. Raises :exc:`CelosiaError` if it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CelosiaError(f"{folder}: cannot be written: {error.strerror}") from None
 
 
 def prepare(model, config, batch):

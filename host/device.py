@@ -1,6 +1,6 @@
 """Devices as a caller sees them: real numbers in, real numbers out, whatever computes in between."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from ..hw.program import Program, place_regions
 from ..sim.golden import dequantize, execute, quantize
 from .errors import CelosiaError, NoRoomError
 
-__all__ = ["BOARDS", "DEVICES", "Device", "Result", "open_device"]
+__all__ = ["BOARDS", "DEVICES", "Device", "Result", "open_device", "total"]
 
 #: What `open_device` opens.
 DEVICES = ("golden", "cycle", "rtl")
@@ -82,7 +82,7 @@ class Device:
             codes=outputs,
             cycles=sum(result.cycles for result in results) if timed else None,
             layers=[sum(cycles) for cycles in zip(*(result.layers or () for result in results))],
-            counters=_total(result.counters or {} for result in results),
+            counters=total(result.counters or {} for result in results),
             runs=len(results),
         )
 
@@ -173,9 +173,10 @@ def _batches(program, codes):
         yield [np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0))) for part in parts] if missing else parts
 
 
-def _total(counters):
-    total = {}
+def total(counters: "Iterable[dict[str, int]]") -> "dict[str, int]":
+    """Counters of several runs, added up by name."""
+    added = {}
     for values in counters:
         for name, value in values.items():
-            total[name] = total.get(name, 0) + value
-    return total
+            added[name] = added.get(name, 0) + value
+    return added

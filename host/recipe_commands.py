@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .console import emit, progress_bar, table
+from .console import emit, make_folder, progress_bar, table
 from .errors import CelosiaError
 from .options import Batch, Config, Json, Weights
 
@@ -37,10 +37,7 @@ def train(
     """Train a recipe."""
     found = _recipe(recipe)
     folder = output or Path("out") / recipe
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CelosiaError(f"{folder}: cannot be written: {error.strerror}") from None
+    make_folder(folder)
     with progress_bar(f"train {recipe}") as progress:
         result = found.train(folder, smoke=smoke, resume=resume, seed=seed, progress=progress)
     if as_json:

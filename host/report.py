@@ -12,11 +12,12 @@ from ..hw.config import AcceleratorConfig
 from ..hw.isa import Base
 from ..hw.network import Network
 from ..hw.program import Program
-from .device import Device, Result, open_device
+from .device import Device, Result, open_device, total
 from .errors import CelosiaError
 from .waveform import record
 
-__all__ = ["Stopwatch", "bench_report", "compare", "equal_codes", "estimate_report", "memory_report", "outputs_sha256", "per_second", "predictions", "run_on",
+__all__ = ["Stopwatch", "bench_report", "compare", "equal_codes", "estimate_report", "host_time", "memory_report", "outputs_sha256", "per_second",
+           "predictions", "programs_of", "run_on",
            "run_report", "sha256", "utilisation", "verdict"]
 
 #: Of the linear layers that the host computes, by which their time is estimated: golden's, measured on one core of 2.6 GHz for 4,096 to 25,088 inputs.
@@ -35,10 +36,6 @@ class Stopwatch:
         """Name what has been done since the last lap."""
         now = time.perf_counter()
         self.seconds[name], self._last = round(now - self._last, 3), now
-
-    def skip(self) -> None:
-        """What has been done since the last lap belongs to none."""
-        self._last = time.perf_counter()
 
 
 def outputs_sha256(result: Result) -> str:
@@ -80,10 +77,20 @@ def run_report(model: str, device: Device, program: Program, result: Result, nam
         "clock_mhz": program.config.clock_mhz,
         "outputs_sha256": outputs_sha256(result),
         "predictions": predictions(program.network, result, names),
-        "stalls": _stalls([(program, result)]),
+        "stalls": _stalls([result]),
         "waveform": device.waveform and {"first_cycle": device.waveform[0], "last_cycle": device.waveform[1] - 1},
         "host_seconds": host_seconds,
     }
+
+
+def programs_of(runs: "Sequence[tuple[Program, Result]]") -> "list[Program]":
+    """The programs that ran, each once, in the order in which they first did."""
+    return list({id(program): program for program, _ in runs}.values())
+
+
+def host_time(report: dict) -> str:
+    """What the host took for a benchmark, in words."""
+    return "the host took " + ", ".join(f"{seconds:.3g} s to {name}" for name, seconds in report["host_seconds"].items())
 
 
 def bench_report(model: str, device: Device, batch: int, runs: "Sequence[tuple[Program, Result]]", host_seconds: "dict[str, float]") -> dict:
@@ -95,8 +102,8 @@ def bench_report(model: str, device: Device, batch: int, runs: "Sequence[tuple[P
     """
     if any(result.cycles is None for _, result in runs):
         raise CelosiaError(f"device {device.name!r} does not know time; benchmark on cycle or rtl")
-    several, rows = len({id(program) for program, _ in runs}) > 1, {}
-    total = {"name": "total", "op": "", "macs": 0, "cycles": sum(result.cycles for _, result in runs), "bound_cycles": 0, "dram_bytes": 0}
+    several, rows = len(programs_of(runs)) > 1, {}
+    whole = {"name": "total", "op": "", "macs": 0, "cycles": sum(result.cycles for _, result in runs), "bound_cycles": 0, "dram_bytes": 0}
     for program, result in runs:
         told = result.layers or [0] * len(program.network.layers)
         for index, (layer, cycles, estimate) in enumerate(zip(program.network.layers, told, program.estimates, strict=True)):
@@ -105,9 +112,9 @@ def bench_report(model: str, device: Device, batch: int, runs: "Sequence[tuple[P
             row["cycles"] += int(cycles)
             for key, value in (("macs", layer.macs * program.batch), ("bound_cycles", estimate["bound"]), ("dram_bytes", estimate["bytes"])):
                 row[key] += int(value) * result.runs
-                total[key] += int(value) * result.runs
+                whole[key] += int(value) * result.runs
     layers = list(rows.values()) if all(result.layers for _, result in runs) else []
-    for row in (*layers, total):
+    for row in (*layers, whole):
         row["utilisation"] = utilisation(row["macs"], row["cycles"], device.config)
     return {
         "model": model,
@@ -115,11 +122,11 @@ def bench_report(model: str, device: Device, batch: int, runs: "Sequence[tuple[P
         "config": device.config.name,
         "batch": batch,
         "layers": layers,
-        "total": total,
-        "frames_per_second": per_second(batch, total["cycles"], device.config),
+        "total": whole,
+        "frames_per_second": per_second(batch, whole["cycles"], device.config),
         "clock_mhz": device.config.clock_mhz,
         "macs_per_cycle": device.config.macs,
-        "stalls": _stalls(runs),
+        "stalls": _stalls(result for _, result in runs),
         "host_seconds": host_seconds,
         "link": _link(runs),
     }
@@ -210,15 +217,10 @@ def per_second(images: int, cycles: "int | None", config: AcceleratorConfig) -> 
 def _link(runs):
     """Bytes of a batch's maps that go to a board and come from it, those of the programs' images, which stay there, and how long they take on its line."""
     maps = sum(result.runs * (program.sizes[Base.INPUT] + program.sizes[Base.OUTPUT]) for program, result in runs)
-    images = sum({id(program): program.sizes[Base.WEIGHTS] for program, _ in runs}.values())
+    images = sum(program.sizes[Base.WEIGHTS] for program in programs_of(runs))
     return {"bytes": maps, "seconds": round(maps / _LINK_RATE, 6), "image_bytes": images, "upload_seconds": round(images / _LINK_RATE, 6)}
 
 
-def _stalls(runs):
+def _stalls(results):
     """By cause."""
-    found = {}
-    for _, result in runs:
-        for name, value in result.counters.items():
-            if name.startswith("stall_"):
-                found[name.removeprefix("stall_")] = found.get(name.removeprefix("stall_"), 0) + int(value)
-    return found
+    return {name.removeprefix("stall_"): int(value) for name, value in total(result.counters for result in results).items() if name.startswith("stall_")}

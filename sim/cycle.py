@@ -52,7 +52,7 @@ class CycleDevice:
 
     def timeline(self, program: Program) -> Timeline:
         """What a run does when. Raises DeviceError as `rtl` does."""
-        return self._timing(program).timeline()
+        return self._timing(program).timeline
 
     def _timing(self, program):
         run = next((run for known, run in self._timed if known is program), None)
@@ -71,11 +71,10 @@ class CycleDevice:
 
 
 class _Run:
-    """Cycles, layers and counters of a program, as `RunResult` has them."""
+    """Cycles, layers and counters of a program, as `RunResult` has them, and its timeline."""
 
     def __init__(self, program, bases):
-        self._program, self._instructions = program, _instructions(program)
-        instructions, max_burst = self._instructions, program.config.max_burst
+        instructions, max_burst = _instructions(program), program.config.max_burst
         simulation = Simulation()
         memory = MemoryTiming(simulation)
         read, write = ReadTiming(simulation, memory, max_burst), WriteTiming(simulation, memory, max_burst)
@@ -92,25 +91,20 @@ class _Run:
         ends = [*(store.retired[count - 1] for count in program.stores[:-1]), self.cycles]
         self.layers = [end - start for start, end in zip([0, *ends], ends)]
         units = [unit_of(opcode) for opcode, _ in instructions]
-        self._array = _array(compute, _START - 1, end - 1)
+        array = _array(compute, _START - 1, end - 1)
         self.counters = {
-            **{name if name == "active" else f"stall_{name}": int(cycles.sum()) for name, cycles in self._array.items()},
+            **{name if name == "active" else f"stall_{name}": int(cycles.sum()) for name, cycles in array.items()},
             "read_beats": read.beats, "write_beats": write.beats_sent, **{f"retired_{unit.name.lower()}": units.count(unit) for unit in Unit},
         }
-        self._spans = {Unit.WEIGHT: weights.spans, Unit.MAP: maps.spans, Unit.COMPUTE: compute.tiles, Unit.DRAIN: drain.spans, Unit.STORE: store.spans}
-        self._bursts = memory.bursts
-
-    def timeline(self):
-        spans = {}
-        for unit, cycles in self._spans.items():
-            indices = [index for index, (opcode, _) in enumerate(self._instructions) if unit_of(opcode) is unit and opcode not in SETUPS]
-            spans[unit] = np.column_stack([indices, np.array(cycles, np.int64).reshape(-1, 2) - _START])
-        first, last, beats, written = np.array(self._bursts, np.int64).reshape(-1, 4).T
-        layers = self._program.layers[[unit_of(opcode) is Unit.COMPUTE for opcode, _ in self._instructions]]
-        count = len(self._program.network.layers)
-        return Timeline(
-            cycles=self.cycles, spans=spans, bursts=np.column_stack([first - _START, last + BEAT_CYCLES - _START, beats * (BEAT_BITS // 8) * (1 - 2 * written)]),
-            array={name: np.bincount(np.append(layers, count - 1)[: len(cycles)], cycles, count).astype(np.int64) for name, cycles in self._array.items()})
+        spans = {Unit.WEIGHT: weights.spans, Unit.MAP: maps.spans, Unit.COMPUTE: compute.tiles, Unit.DRAIN: drain.spans, Unit.STORE: store.spans}
+        indices = {unit: [index for index, (opcode, _) in enumerate(instructions) if units[index] is unit and opcode not in SETUPS] for unit in Unit}
+        first, last, beats, written = np.array(memory.bursts).reshape(-1, 4).T
+        layers, count = program.layers[[unit is Unit.COMPUTE for unit in units]], max(len(program.network.layers), 1)
+        self.timeline = Timeline(
+            cycles=self.cycles,
+            spans={unit: np.column_stack([indices[unit], np.array(cycles, np.int64).reshape(-1, 2) - _START]) for unit, cycles in spans.items()},
+            bursts=np.column_stack([first - _START, last + BEAT_CYCLES - _START, beats * (BEAT_BITS // 8) * (1 - 2 * written)]),
+            array={name: np.bincount(np.append(layers, count - 1)[: len(cycles)], cycles, count).astype(np.int64) for name, cycles in array.items()})
 
 
 def _instructions(program):

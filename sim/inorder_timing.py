@@ -19,33 +19,30 @@ _START, _END = 2, 1
 
 
 class InOrderTiming:
-    """Cycles, layers and counters of a program, as `RunResult` has them; `instructions` are its own, decoded."""
+    """Cycles, layers and counters of a program, as `RunResult` has them, and its timeline; `instructions` are its own, decoded."""
 
     def __init__(self, program: Program, instructions: "list[tuple[Opcode, dict]]"):
         self._program = program
         self._parameters = np.zeros((program.config.parameter_words, PARAMETER_BYTES), np.uint8)
         self._window = self._pool = None
         now, stores = _START, []
-        self._spans, self._active = {unit: [] for unit in Unit}, np.zeros(max(len(program.network.layers), 1), np.int64)
+        spans, active = {unit: [] for unit in Unit}, np.zeros(max(len(program.network.layers), 1), np.int64)
         for index, (opcode, fields) in enumerate(instructions):
             begin = now + _FETCH
             now = begin + getattr(self, f"_{opcode.name.lower()}", lambda **_: 0)(**fields)
             if unit_of(opcode) == Unit.STORE:
                 stores.append(now)
             if opcode == Opcode.COMPUTE:
-                self._active[program.layers[index]] += self._steps(fields) * self._pixels()
+                active[program.layers[index]] += self._steps(fields) * self._pixels()
             if opcode is not Opcode.END and opcode not in SETUPS:
-                self._spans[unit_of(opcode)].append((index, begin, now))
+                spans[unit_of(opcode)].append((index, begin, now))
         self.cycles = now + _END
         ends = [*(stores[count - 1] for count in program.stores[:-1]), self.cycles]
         self.layers = [end - start for start, end in zip([0, *ends], ends)]
         units = [unit_of(opcode) for opcode, _ in instructions]
-        self.counters = {"active": int(self._active.sum()), **{f"retired_{unit.name.lower()}": units.count(unit) for unit in Unit}}
-
-    def timeline(self) -> Timeline:
-        """What a run does when: one instruction after the other."""
-        return Timeline(cycles=self.cycles, spans={unit: np.array(spans, np.int64).reshape(-1, 3) for unit, spans in self._spans.items()},
-                        bursts=np.zeros((0, 3), np.int64), array={"active": self._active, "others": np.array(self.layers) - self._active})
+        self.counters = {"active": int(active.sum()), **{f"retired_{unit.name.lower()}": units.count(unit) for unit in Unit}}
+        self.timeline = Timeline(cycles=self.cycles, spans={unit: np.array(each, np.int64).reshape(-1, 3) for unit, each in spans.items()},
+                                 bursts=np.zeros((0, 3), np.int64), array={"active": active, "others": np.array(self.layers) - active})
 
     def _load_weights(self, base, offset, target, address, beats, **_):
         if target == Target.PARAMETERS:

@@ -3,6 +3,7 @@
 A burst never crosses a row, so once its first beat has its time the others follow every four memory clocks: every three engine cycles.
 """
 
+from array import array
 from collections.abc import Callable
 
 from .dataflow import NEVER, Simulation
@@ -63,8 +64,8 @@ class MemoryTiming:
     """
 
     def __init__(self, simulation: Simulation):
-        #: Of each burst the cycles of its first and last beat on the bus, its beats, and whether they are written.
-        self.bursts = []
+        #: Of each burst, one behind the other, the cycles of its first and last beat on the bus, its beats, and whether they are written.
+        self.bursts = array("q")
         self._reads, self._writes = simulation.requests(), simulation.requests()
         self._sdram = Sdram()
         self._cycle, self._writing, self._turn = 0, False, 0
@@ -95,5 +96,5 @@ class MemoryTiming:
         self._turn += 8 * beats
         self._cycle = cycle + 1
         last = first + BEAT_CYCLES * (beats - 1)
-        self.bursts.append((first, last, beats, self._writing))
+        self.bursts.extend((first, last, beats, self._writing))
         answer(cycle, first, last)
