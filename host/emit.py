@@ -32,7 +32,8 @@ def _count(rows, span):
 class _Ahead:
     """Loads of a unit that none of the instructions emitted so far waits for. Further ones would hold up the other units, whose instructions come after them."""
 
-    limit = 64
+    #: A queue's 16, and those that its unit has meanwhile begun. Of 16 to 64, this costs the zoo's networks the fewest cycles.
+    limit = 24
 
     def __init__(self):
         self._ordinals = deque()
@@ -65,7 +66,7 @@ class Emitter:
         self._residuals = Ring(config.stage_pixels, wraps=True)
         self._staging = Ring(config.stage_pixels, wraps=True)
         self._tables = Ring(TABLE_ENTRIES // 256, wraps=False)
-        self._ahead = {ring: _Ahead() for ring in (self._maps, self._weights, self._parameters, self._tables, self._residuals)}
+        self._ahead = {unit: _Ahead() for unit in (Unit.WEIGHT, Unit.MAP)}
         self._staged = []   # (tile, region) that later stores of the strip may read
         self._drains = []   # DRAIN marks, one a completed bank of sums
         self._written = {}  # tensor that is no part → (images, planes, rows as a range, columns, STORE mark)
@@ -82,9 +83,9 @@ class Emitter:
         for ring in self._word_rings:
             while self._load_words(ring):
                 pass
-        while self._work.residual_loads and not self._ahead[self._residuals].full and self._load_residual():
+        while self._work.residual_loads and not self._ahead[Unit.MAP].full and self._load_residual():
             pass
-        while self._work.chunk_loads and not self._ahead[self._maps].full:
+        while self._work.chunk_loads and not self._ahead[Unit.MAP].full:
             if not self._work.chunk_loads[0].pending:
                 self._work.chunk_loads.popleft()
             elif not self._load_map(self._work.chunk_loads[0]):
@@ -93,7 +94,7 @@ class Emitter:
     def _load_words(self, ring, force=False):
         """Emit the next load of weights, parameters or a table, if there is one, has room and, where a layer computes it, is in memory; `force`: however far ahead."""
         loads, target, step, beats = self._word_rings[ring]
-        if not loads or (self._ahead[ring].full and not force):
+        if not loads or (self._ahead[Unit.WEIGHT].full and not force):
             return False
         load, base, offset, written = loads[0], Base.WEIGHTS, 0, []
         if load.tensor:
@@ -107,7 +108,7 @@ class Emitter:
             return False
         load.mark = self._schedule.emit(Opcode.LOAD_WEIGHTS, [load.region.after, *written], layer=load.layer, base=base, offset=(offset + load.offset) // 8,
                                         target=target, address=load.region.start * step, beats=(load.words - load.empty) * beats)
-        self._ahead[ring].add(load.mark)
+        self._ahead[Unit.WEIGHT].add(load.mark)
         loads.popleft()
         return True
 
@@ -116,7 +117,7 @@ class Emitter:
         while load.mark is None:
             loaded = self._load_words(ring, force=True)
             assert loaded, "each ring holds what a tile needs at once, and what layers make of it has been stored"
-        self._ahead[ring].passed(load.mark)
+        self._ahead[Unit.WEIGHT].passed(load.mark)
 
     def _load_map(self, load):
         """Emit the next of a chunk's loads, if there is room for the chunk and its source is in memory."""
@@ -140,7 +141,7 @@ class Emitter:
             address=load.region.start + ((words[0] - chunk.words[0]) * images * rows + (image - chunk.images[0]) * rows + span[0] - chunk.rows[0]) * width,
             pitch=images * rows * width, beats=(span[1] - span[0]) * width,
             planes=min(words[1] * self._lanes, geometry.planes) - first_plane, plane_stride=geometry.shape[1] * width)
-        self._ahead[self._maps].add(mark)
+        self._ahead[Unit.MAP].add(mark)
         load.done.append((image, span, words, mark))
         load.pending.popleft()
         return True
@@ -175,7 +176,7 @@ class Emitter:
                     offset=place.offset // 8 + (plane * height + row) * width + tile.columns[0],
                     address=address % self._config.stage_pixels, pitch=0, beats=beats, planes=planes, plane_stride=height * width)
                 address += beats
-        self._ahead[self._residuals].add(load.mark)
+        self._ahead[Unit.MAP].add(load.mark)
         self._work.residual_loads.popleft()
         return True
 
@@ -249,7 +250,7 @@ class Emitter:
         for position, (piece, load) in enumerate(weights):
             self._need_words(load, self._weights)
             maps = self._loaded(task, geometry, piece)
-            self._ahead[self._maps].passed(maps)
+            self._ahead[Unit.MAP].passed(maps)
             self._schedule.setup(Opcode.COMPUTE_STRIDES, layer=task.layer, **{name: value % (1 << 14) for name, value in {
                 "column": stride_x, "row": stride_y * width - row_back, "image": image_stride - image_back, "kernel_column": dilation_x - run_back,
                 "kernel_row": dilation_y * width - kernel_back, "channels": word_stride - kernel_back - (piece.rows - 1) * dilation_y * width}.items()})
@@ -299,7 +300,7 @@ class Emitter:
             while task.residual.mark is None:
                 loaded = self._load_residual()
                 assert loaded, "a tile's summand has been stored, and the residual buffer holds two tiles"
-            self._ahead[self._residuals].passed(task.residual.mark)
+            self._ahead[Unit.MAP].passed(task.residual.mark)
             values |= {"residual": 1, "residual_address": task.residual.region.start, "residual_zero_point": self._network.tensors[residual.tensor].zero_point,
                       "residual_multiplier": residual.multiplier, "residual_shift": residual.shift}
         mark = self._schedule.emit(

@@ -84,7 +84,7 @@ def run_report(model: str, device: Device, program: Program, result: Result, nam
 def bench_report(model: str, device: Device, batch: int, runs: "Sequence[tuple[Program, Result]]", host_seconds: "dict[str, float]") -> dict:
     """The object of `celosia bench --json` for what ran for a batch: every layer beside the bound of its compute and memory time.
 
-    The bound of a layer is the longer of the two if nothing but the layer's maps and weights moves, once, at 250 MB/s. A batch's never exceeds the sum of its images'.
+    The bound of a layer is the longer of the two, at 250 MB/s, if its maps and weights move as rarely as the buffers allow (:mod:`.tile`).
     """
     rows = {}
     for program, result in runs:

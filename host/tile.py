@@ -5,7 +5,7 @@ A layer's work nests, outermost first: chunk (what lies in the scratchpad at onc
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from math import ceil
 
 from ..hw.config import PLANE, AcceleratorConfig
@@ -115,14 +115,16 @@ def _best_chunks(geometry):
     rows = geometry.out[1]
     image_words, limit = geometry.words * height * width, min(config.map_words, _MOST_BEATS)
     best = None
+    # Strips of whole strides of a pooling finish equally many rows each, so that storing them takes equally long.
+    steps = sorted({1, geometry.layer.pool.stride[0] if geometry.layer.pool else 1})
     # Whole images share a chunk while two chunks fit side by side; else an image is cut into rows.
     most_images = 1 if geometry.layer.parameters else geometry.batch  # each image has parameters of its own, which a tile has one set of
     counts = sorted({ceil(rows / n) for n in range(2, min(rows, 64) + 1)} | {1}, reverse=True)
     for parts in range(1, _channel_parts(geometry) + 1):
         options = [(images, rows) for images in range(1, most_images + 1) if images * image_words <= limit * parts]
         options += [(1, n) for n in counts if n < rows]
-        for images, out_rows in options:
-            chunks = _chunks(geometry, images, out_rows, parts)
+        for (images, out_rows), step in product(options, steps):
+            chunks = _chunks(geometry, images, out_rows, parts, step)
             if chunks is None or max(_chunk_words(geometry, chunk) for chunk in chunks) > limit:
                 continue
             plan = _estimate(geometry, chunks)
@@ -146,8 +148,8 @@ def _chunk_words(geometry, chunk):
     return (chunk.words[1] - chunk.words[0]) * (chunk.images[1] - chunk.images[0]) * (chunk.rows[1] - chunk.rows[0]) * geometry.shape[2]
 
 
-def _chunks(geometry, images, out_rows, parts):
-    """Chunks of `images` × `out_rows` stored rows × the channels in `parts`, or None if a row does not fit the staging buffer."""
+def _chunks(geometry, images, out_rows, parts, step):
+    """Chunks of `images` × `out_rows` stored rows × the channels in `parts`, in strips of a multiple of `step` rows; None if a row does not fit the staging buffer."""
     result, channels = [], []
     for blocks in pairwise(geometry.blocks * part // parts for part in range(parts + 1)):
         reductions = [geometry.reduction(first) for block in range(*blocks) for first in geometry.parts(block)]
@@ -156,15 +158,15 @@ def _chunks(geometry, images, out_rows, parts):
         last_image = min(image + images, geometry.batch)
         for row in range(0, geometry.out[1], out_rows):
             span = (row, min(row + out_rows, geometry.out[1]))
-            tiles = _tiles(geometry, (image, last_image), span)
+            tiles = _tiles(geometry, (image, last_image), span, step)
             if tiles is None:
                 return None
             result += [Chunk((image, last_image), geometry.input_rows(geometry.conv_rows(span)), tuple(tiles), *part) for part in channels]
     return tuple(result)
 
 
-def _tiles(geometry, images, out_rows):
-    """Pixel tiles of a chunk that stores `out_rows` of `images`."""
+def _tiles(geometry, images, out_rows, step):
+    """Pixel tiles of a chunk that stores `out_rows` of `images`, if they are strips, of a multiple of `step` rows where these fit."""
     config, pool, phases = geometry.config, geometry.layer.pool, geometry.layer.column_phases
     _, height, width = geometry.conv
     most_pixels = min(config.tile_pixels, config.stage_pixels // (2 * phases))
@@ -182,7 +184,7 @@ def _tiles(geometry, images, out_rows):
         most = 1
     for image in range(*images):
         if most:
-            result += _strips(geometry, (image, image + 1), out_rows, rows, most)
+            result += _strips(geometry, (image, image + 1), out_rows, rows, most, step if step <= most else 1)
         elif (cells := _cells(geometry, (image, image + 1), out_rows)) is not None:
             result += cells
         else:
@@ -190,11 +192,12 @@ def _tiles(geometry, images, out_rows):
     return result
 
 
-def _strips(geometry, image, out_rows, rows, most):
-    """Tiles of whole rows; pooling windows reach back to rows of the tile before."""
+def _strips(geometry, image, out_rows, rows, most, step):
+    """Tiles of whole rows, a multiple of `step` but for the last; pooling windows reach back to rows of the tile before."""
     pool, width = geometry.layer.pool, geometry.conv[2]
-    count = ceil((rows[1] - rows[0]) / most)
-    edges = [rows[0] + (rows[1] - rows[0]) * k // count for k in range(count + 1)]
+    steps = ceil((rows[1] - rows[0]) / step)
+    count = ceil(steps / (most // step))
+    edges = [min(rows[0] + steps * k // count * step, rows[1]) for k in range(count + 1)]
     done = out_rows[0]
     for first, last in zip(edges, edges[1:]):
         if pool is None:
@@ -256,13 +259,16 @@ def _estimate(geometry, chunks):
         keep, loads = "tile", tiles // parts
     drain = _SERIAL_DRAIN if config.in_order else max(config.outputs // config.drain_lanes, 1)
     rate = 8 * config.clock_mhz * 1e6 if config.in_order else MEMORY_RATE
+    window = layer.pool.kernel[0] * layer.pool.kernel[1] if layer.pool else 1
     compute = 0
     for chunk in chunks[::parts]:
         for tile in chunk.tiles:
             run = max(tile.pixels, config.min_pixels)
             steps = geometry.steps * run + TILE_OVERHEAD * layer.column_phases * geometry.conv[0] // config.outputs
             drained = tile.pixels * drain * layer.column_phases * ceil(geometry.conv[0] / config.outputs)
-            compute += steps + drained if config.in_order else max(steps, drained)
+            outputs = (tile.images[1] - tile.images[0]) * (tile.out_rows[1] - tile.out_rows[0]) * (tile.out_columns[1] - tile.out_columns[0])
+            pooled = outputs * window * ceil(geometry.out[0] / PLANE)
+            compute += steps + drained if config.in_order else max(steps, drained, pooled)
     stored = ceil(geometry.out[0] / PLANE) * geometry.out[1] * geometry.out[2]
     moved = geometry.weight_bytes * loads + geometry.batch * PLANE * stored
     moved += sum(PLANE * geometry.planes * (c.images[1] - c.images[0]) * (c.rows[1] - c.rows[0]) * geometry.shape[2] for c in chunks[::parts])
@@ -273,16 +279,24 @@ def _estimate(geometry, chunks):
     memory = ceil(moved * config.clock_mhz * 1e6 / rate)
     if config.in_order:  # what is loaded goes to and fro, and nothing happens meanwhile
         compute += 2 * memory
-    rows_read = min(geometry.shape[1], geometry.conv[1] * geometry.weight.shape[2])
-    ideal = geometry.weight_bytes + geometry.batch * PLANE * (geometry.planes * rows_read * geometry.shape[2] + stored)
-    if layer.residual:
-        ideal += geometry.batch * ceil(geometry.conv[0] / PLANE) * PLANE * geometry.conv[1] * geometry.conv[2]
-    bound = max(geometry.steps * geometry.batch * geometry.conv[1] * geometry.conv[2], ceil(ideal * config.clock_mhz * 1e6 / rate))
+    bound = max(geometry.steps * geometry.batch * geometry.conv[1] * geometry.conv[2], ceil(_least_bytes(geometry) * config.clock_mhz * 1e6 / rate))
     # A chunk that leaves no room for the next one beside it is loaded while the array waits, but for a strip of the last.
     largest = max(_chunk_words(geometry, chunk) for chunk in chunks)
     load = ceil(largest * config.inputs * config.clock_mhz * 1e6 / rate)
     exposed = 0 if config.in_order else load // 8 if 2 * largest <= config.map_words else load * len(chunks)
     return Plan(geometry, chunks, keep, exposed, compute, memory, moved, bound)
+
+
+def _least_bytes(geometry):
+    """Memory traffic of a layer with these buffers, loops in the better order: if neither maps nor weights fit, one moves again for each part of the other."""
+    config, batch = geometry.config, geometry.batch
+    rows = min(geometry.shape[1], geometry.conv[1] * geometry.weight.shape[2])
+    maps, weights = batch * PLANE * geometry.planes * rows * geometry.shape[2], geometry.weight_bytes
+    map_parts, weight_parts = ceil(maps / (config.map_words * config.inputs)), ceil(weights / (config.weight_words * config.inputs))
+    loaded = min(maps + weights * (1 if weight_parts == 1 else map_parts), weights + maps * (1 if map_parts == 1 else weight_parts))
+    stored = batch * PLANE * ceil(geometry.out[0] / PLANE) * geometry.out[1] * geometry.out[2]
+    added = batch * PLANE * ceil(geometry.conv[0] / PLANE) * geometry.conv[1] * geometry.conv[2] if geometry.layer.residual else 0
+    return loaded + stored + added
 
 
 def pieces(geometry: Geometry, first: int, fine: bool) -> list[Piece]:
