@@ -215,7 +215,7 @@ class Emitter:
         geometry, tile = self._plans[task.layer].geometry, task.tile
         region = self._stage(tile, geometry.layer.column_phases)
         for first, parameters, word, weights in task.parts:
-            compute = self._emit_computes(task, geometry, weights)
+            compute = self._emit_computes(task, geometry, first, weights)
             self._drains.append(self._emit_drain(task, geometry, first, parameters, word, compute, region))
             self._run_ahead()
         task.chunk.tiles -= 1
@@ -233,7 +233,7 @@ class Emitter:
         self._staged.append((tile, region))
         return region
 
-    def _emit_computes(self, task, geometry, weights):
+    def _emit_computes(self, task, geometry, first, weights):
         layer, tile, chunk = geometry.layer, task.tile, task.chunk.chunk
         (stride_y, stride_x), (dilation_y, dilation_x), (_, height, width) = geometry.stride, geometry.dilation, geometry.shape
         images, rows, columns = tile.images[1] - tile.images[0], tile.rows[1] - tile.rows[0], tile.columns[1] - tile.columns[0]
@@ -265,7 +265,8 @@ class Emitter:
             mark = self._schedule.emit(
                 Opcode.COMPUTE, [load.mark, maps, bank_free if position == 0 else None], layer=task.layer,
                 address=address % (1 << 14), weights=load.region.start, last_channels=piece.words - 1, x=x, y=y,
-                clear=position == 0, complete=position == len(weights) - 1)
+                clear=position == 0, complete=position == len(weights) - 1,
+                diagonal=geometry.diagonal, lane=first % geometry.phase_channels % self._config.inputs if geometry.diagonal else 0)
             load.use(mark)
             if load.uses == 0:
                 self._run_ahead()

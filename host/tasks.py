@@ -158,7 +158,7 @@ class Work:
         """The loads of an array load's pieces."""
         result = []
         for piece in cut:
-            words = piece.words * piece.rows * geometry.weight.shape[3] * self._config.block_words
+            words = piece.words * piece.rows * geometry.weight.shape[3] * geometry.step_words
             result.append(Load(layer, offset, words))
             offset += words * self._config.inputs
         self.weight_loads += result

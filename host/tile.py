@@ -248,7 +248,7 @@ def _extent(geometry, count, axis):
 def _estimate(geometry, chunks):
     config, layer = geometry.config, geometry.layer
     block_words = max(sum(b - a for a, b in (geometry.reduction(f) for f in geometry.parts(block))) for block in range(geometry.blocks)
-                      ) * geometry.weight.shape[2] * geometry.weight.shape[3] * config.block_words
+                      ) * geometry.weight.shape[2] * geometry.weight.shape[3] * geometry.step_words
     tiles = sum(len(chunk.tiles) for chunk in chunks)
     parts = len({chunk.blocks for chunk in chunks})
     if geometry.weight_bytes // config.inputs <= config.weight_words // 4 * 3:
@@ -307,7 +307,7 @@ def pieces(geometry: Geometry, first: int, fine: bool) -> list[Piece]:
     config = geometry.config
     low, high = geometry.reduction(first)
     kernel_y, kernel_x = geometry.weight.shape[2:]
-    limit = config.weight_words // 4 // config.block_words
+    limit = config.weight_words // 4 // geometry.step_words
     words = min(limit // (kernel_y * kernel_x), 512)
     if words == 0:
         rows = max(limit // kernel_x, 1)
