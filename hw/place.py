@@ -35,7 +35,7 @@ _ROUTE = ["--json", f"floorplanned{_FLOORPLANS}.json", "--router", "router1"]
 _ASK_SECONDS = 5
 #: After which any tool is given up.
 _MOST_SECONDS = 12 * 3600
-#: Routing is given up when it takes so many times as long as what came before it, and so many seconds: it then tears up the same few wires again and again.
+#: Routing is given up when it takes so many times the CPU's time of what came before it, and so many seconds: it then tears up the same few wires again and again.
 _PATIENCE, _LEAST_SECONDS = 4, 600
 _CONFIGURE = ["--no-pack", "--no-place", "--no-route"]
 #: Packaged tools, the variables that name others, and the packages.
@@ -164,30 +164,41 @@ def _hash(*parts):
 
 
 class _RoutingStalls:
-    """Whether nextpnr, whose log this is, has been routing for too long."""
+    """Whether nextpnr, whose log this is, has been routing for too long; to be asked with the CPU's seconds that it has taken."""
 
-    def __init__(self, log: Path, now: "Callable[[], float]" = time.monotonic):
-        self._log, self._now, self._start, self._routing = log, now, now(), None
+    def __init__(self, log: Path):
+        self._log, self._routing = log, None
         log.unlink(missing_ok=True)
 
-    def __call__(self):
-        now = self._now()
+    def __call__(self, seconds):
         if self._routing is None:
             if self._log.exists() and "Info: Routing.." in self._log.read_text():
-                self._routing = now
+                self._routing = seconds
             return False
-        return now - self._routing > max(_LEAST_SECONDS, _PATIENCE * (self._routing - self._start))
+        return seconds - self._routing > max(_LEAST_SECONDS, _PATIENCE * self._routing)
 
 
-def _run(tool, arguments, folder, given_up=lambda: False):
-    """Whether it has come to its end; it is ended when `given_up`, asked every few seconds, says so. Raises :exc:`BuildFailed` if it fails."""
+def _cpu_seconds(pid):
+    """The CPU's time of a process, None on systems that do not tell it by /proc."""
+    try:
+        user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    except OSError:
+        return None
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def _run(tool, arguments, folder, given_up=lambda seconds: False):
+    """Whether it has come to its end; it is ended when `given_up`, asked from time to time with the CPU's seconds, or those that have passed, says so.
+
+    Raises :exc:`BuildFailed` if it fails or does not end.
+    """
     # The tools see the current folder only: paths are relative.
     command = os.environ.get(_TOOLS[tool][0]) or shutil.which(tool) or str(Path(sys.executable).parent / tool)
     try:
         process = subprocess.Popen([command, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     except OSError as error:
         raise BuildFailed(f"{tool} does not run: {error}; install it with: pip install 'celosia[synth]'") from None
-    latest = time.monotonic() + _MOST_SECONDS
+    start = time.monotonic()
     with process:
         try:
             while True:
@@ -195,9 +206,10 @@ def _run(tool, arguments, folder, given_up=lambda: False):
                     output, _ = process.communicate(timeout=_ASK_SECONDS)
                     break
                 except subprocess.TimeoutExpired:
-                    if given_up():
+                    passed = time.monotonic() - start
+                    if given_up(_cpu_seconds(process.pid) or passed):
                         return False
-                    if time.monotonic() > latest:
+                    if passed > _MOST_SECONDS:
                         raise BuildFailed(f"{tool} has not ended after {_MOST_SECONDS / 3600:g} hours; its log is in {folder}") from None
         finally:
             process.kill()

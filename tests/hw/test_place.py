@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import pytest
 
@@ -165,6 +166,7 @@ def test_routing_that_comes_to_no_end_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setenv("NEXTPNR_ECP5", str(tool))
     for name in ("_ASK_SECONDS", "_LEAST_SECONDS"):
         monkeypatch.setattr(place, name, 0.05)
+    monkeypatch.setattr(place, "_cpu_seconds", lambda pid: None)  # where only passing time is known
     lines = []
     build = place.Build("module", "LOCATE", ["--85k"], tmp_path, log=lines.append)
     assert build.route(1) is None and lines == ["seed 1: place and route", "seed 1: given up, its routing comes to no end"]
@@ -175,11 +177,17 @@ def test_routing_that_comes_to_no_end_is_given_up(tmp_path, monkeypatch):
 @pytest.mark.parametrize("routed, given_up", [(None, False), (100, False), (160, True)])
 def test_patience_is_a_multiple_of_what_came_before(tmp_path, monkeypatch, routed, given_up):
     """Placement takes 30 s here; routing may take 120 s."""
-    times = iter([0, 30, 30 + (routed or 10_000)])
     monkeypatch.setattr(place, "_LEAST_SECONDS", 100)
-    stalls = place._RoutingStalls(tmp_path / "log", lambda: next(times))
+    stalls = place._RoutingStalls(tmp_path / "log")
     (tmp_path / "log").write_text("Info: Routing..\n" if routed else "Info: Placing..\n")
-    assert not stalls() and stalls() == given_up
+    assert not stalls(30) and stalls(30 + (routed or 10_000)) == given_up
+
+
+def test_cpu_time_of_a_process():
+    start = time.process_time()
+    while time.process_time() < start + 0.1:
+        pass
+    assert place._cpu_seconds(os.getpid()) == pytest.approx(time.process_time(), abs=0.05) and place._cpu_seconds(1 << 30) is None
 
 
 def test_a_tool_that_does_not_end(tmp_path, monkeypatch):
