@@ -130,17 +130,17 @@ class Emitter:
         tensor = geometry.layer.input
         place = self._placements[tensor]
         image, span, words = load.pending[0]
-        written = self._stored(tensor, (image, image + 1), span, None)
+        written = self._stored(tensor, (image, image + 1), (span[0] * geometry.row_step, (span[1] - 1) * geometry.row_step + 1), None)
         if written is None:
             return False
         first_plane = words[0] * self._lanes
         image_planes, before = (geometry.planes, 0) if geometry.fold else self._planes(tensor)
         mark = self._schedule.emit(
             Opcode.LOAD_MAP, [load.region.after, *written], layer=load.layer, base=place.base,
-            offset=place.offset // 8 + ((image * image_planes + before + first_plane) * geometry.shape[1] + span[0]) * width,
+            offset=place.offset // 8 + ((image * image_planes + before + first_plane) * geometry.rows + span[0] * geometry.row_step) * width,
             address=load.region.start + ((words[0] - chunk.words[0]) * images * rows + (image - chunk.images[0]) * rows + span[0] - chunk.rows[0]) * width,
             pitch=images * rows * width, beats=(span[1] - span[0]) * width,
-            planes=min(words[1] * self._lanes, geometry.planes) - first_plane, plane_stride=geometry.shape[1] * width)
+            planes=min(words[1] * self._lanes, geometry.planes) - first_plane, plane_stride=geometry.rows * width)
         self._ahead[Unit.MAP].add(mark)
         load.done.append((image, span, words, mark))
         load.pending.popleft()

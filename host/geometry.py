@@ -37,6 +37,9 @@ class Geometry:
     conv: tuple[int, int, int]
     out: tuple[int, int, int]
     fold: Fold | None
+    #: Rows of the map in memory from one row of `shape` to the next, and how many there are.
+    row_step: int
+    rows: int
 
     @property
     def planes(self) -> int:
@@ -215,8 +218,10 @@ def make_geometry(config: AcceleratorConfig, network: Network, layer: Layer, bat
         spread = spread.reshape(outputs, channels, y.kernel, y.window, x.kernel, x.window).transpose(0, 3, 5, 1, 2, 4)
         shape, weight = fold.shape(shape), np.ascontiguousarray(spread).reshape(outputs, -1, y.kernel, x.kernel)
     stride, padding, conv = (y.kernel_stride, x.kernel_stride), (y.padding, x.padding), (weight.shape[0] // layer.column_phases, *conv)
-    out = (conv[0], *layer.output_size(height, width))
-    geometry = Geometry(config, layer, batch, shape, weight, stride, padding, layer.dilation, conv, out, fold)
+    out, row_step, rows = (conv[0], *layer.output_size(height, width)), 1, shape[1]
+    if weight.shape[2] == 1 and stride[0] > 1 and padding[0] == 0 and (conv[1] - 1) * stride[0] < rows:  # only these rows are read
+        row_step, shape, stride = stride[0], (shape[0], conv[1], shape[2]), (1, stride[1])
+    geometry = Geometry(config, layer, batch, shape, weight, stride, padding, layer.dilation, conv, out, fold, row_step, rows)
     part = network.part(layer.output)
     _check_limits(geometry, network.tensors[part.tensor].shape[2] * part.row_step)
     return geometry

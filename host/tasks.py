@@ -169,6 +169,8 @@ class Work:
         geometry = plan.geometry
         ends = sorted({geometry.input_rows(tile.rows)[1] for tile in chunk.tiles} | {chunk.rows[1]})
         strips = list(pairwise([chunk.rows[0], *[end for end in ends if end > chunk.rows[0]]]))
+        if geometry.row_step > 1:  # each row by itself
+            strips = list(pairwise(range(chunk.rows[0], chunk.rows[1] + 1)))
         # Smaller loads would cost more than the wait they save.
         first, last = chunk.words
         whole = min((last - first) * self._lanes, geometry.planes) * (strips[0][1] - strips[0][0]) * geometry.shape[2]

@@ -251,12 +251,10 @@ def _estimate(geometry, chunks):
                       ) * geometry.weight.shape[2] * geometry.weight.shape[3] * geometry.step_words
     tiles = sum(len(chunk.tiles) for chunk in chunks)
     parts = len({chunk.blocks for chunk in chunks})
-    if geometry.weight_bytes // config.inputs <= config.weight_words // 4 * 3:
+    words, room = geometry.weight_bytes // config.inputs, config.weight_words // 4 * 3  # beside what stays, the next weights load
+    keep, loads = ("chunk", len(chunks) // parts) if block_words <= room else ("tile", tiles // parts)
+    if words <= (config.weight_words if loads > 2 else room):
         keep, loads = "layer", 1
-    elif block_words <= config.weight_words // 4 * 3:
-        keep, loads = "chunk", len(chunks) // parts
-    else:
-        keep, loads = "tile", tiles // parts
     drain = _SERIAL_DRAIN if config.in_order else max(config.outputs // config.drain_lanes, 1)
     rate = 8 * config.clock_mhz * 1e6 if config.in_order else MEMORY_RATE
     window = layer.pool.kernel[0] * layer.pool.kernel[1] if layer.pool else 1
