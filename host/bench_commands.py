@@ -1,5 +1,6 @@
 """The command that measures cycles, and its report."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,12 +26,14 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Cycles of every layer, beside the bound of its compute and memory time."""
+    from .offload_commands import detector
+
+    if device == "golden":
+        raise CelosiaError("--device golden: it does not know time; benchmark on cycle or rtl")
     if report:
-        try:
-            report.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CelosiaError(f"{report}: cannot be written: {error.strerror}") from None
-    measured = [_measure(model, device, config, batch) for model in models]
+        _expect_page(report)
+    measures = [_Detector(entry, config) if (entry := detector(model, batch)) else _Whole(model, config, batch) for model in models]
+    measured = [measure.run(device) for measure in measures]
     networks = [found for found, _ in measured]
     if report:
         _write(report, measured)
@@ -39,37 +42,67 @@ def bench(
     for found in networks:
         layers_table([*found["layers"], found["total"]])
         print(f"{found['model']}: {found['frames_per_second']:.4g} frames/s at {found['clock_mhz']:g} MHz; stalls: {stalls(found)}")
+        print(f"beside that: {found['link']['seconds']:.3g} s for the maps of a batch on a line of 3 Mbaud, once {found['link']['upload_seconds']:.3g} s for weights; "
+              f"the host took {', '.join(f'{seconds:.3g} s to {name}' for name, seconds in found['host_seconds'].items())}")
     return None
 
 
-def _measure(model, device, config, batch):
-    """The report of a model, and its programs."""
-    from .offload_commands import detector
-    from .report import Stopwatch, bench_report
+class _Whole:
+    """A model that is one program, ready to be measured."""
 
-    watch, entry = Stopwatch(), detector(model, batch)
-    if entry:
-        (opened, runs), batch = _run_detector(entry, device, config, watch), 1
-    else:
-        program, chosen = prepare(model, config, batch)
-        watch.lap("prepare")
-        with progress_bar(f"bench {model} on {device}") as progress, open_with_progress(device, chosen, progress) as opened:
+    def __init__(self, model, config, batch):
+        from .report import Stopwatch
+
+        self._model, self._watch = model, Stopwatch()
+        self._program, self._config = prepare(model, config, batch)
+        self._watch.lap("prepare")
+
+    def run(self, device):
+        """Its report, and its programs."""
+        from .report import bench_report
+
+        self._watch.skip()
+        with progress_bar(f"bench {self._model} on {device}") as progress, open_with_progress(device, self._config, progress) as opened:
+            self._watch.lap("open")
+            runs = [(self._program, opened.time(self._program))]
+            self._watch.lap("run")
+        return bench_report(self._model, opened, self._program.batch, runs, self._watch.seconds), [self._program]
+
+
+class _Detector:
+    """A detector of the zoo, of which parts run on the device."""
+
+    def __init__(self, entry, config):
+        from .detect import DEFAULT_CONFIG
+
+        self._entry, self._config = entry, config or DEFAULT_CONFIG
+
+    def run(self, device):
+        """Its report for an image of the zoo, and its programs."""
+        from .detect import detect, load_images, offloaded
+        from .report import Stopwatch, bench_report
+
+        watch = Stopwatch()
+        with progress_bar(f"bench {self._entry.name} on {device}") as progress, open_with_progress(device, self._config, progress) as opened:
             watch.lap("open")
-            runs, batch = [(program, opened.time(program))], program.batch
-    watch.lap("run")
-    return bench_report(model, opened, batch, runs, watch.seconds), list({id(program): program for program, _ in runs}.values())
+            module = offloaded(self._entry, opened, progress=progress)
+            watch.lap("prepare")
+            _, runs = detect(module, load_images(self._entry, (), 1).images[0])
+            watch.lap("run")
+        return bench_report(self._entry.name, opened, 1, runs, watch.seconds), list({id(program): program for program, _ in runs}.values())
 
 
-def _run_detector(entry, device, config, watch):
-    """The device, closed, and what ran on it for an image of the zoo."""
-    from .detect import DEFAULT_CONFIG, detect, load_images, offloaded
+def _expect_page(folder):
+    """Before measurements that would be lost."""
+    from .bench_page import expect_pictures
 
-    with progress_bar(f"bench {entry.name} on {device}") as progress, open_with_progress(device, config or DEFAULT_CONFIG, progress) as opened:
-        watch.lap("open")
-        module = offloaded(entry, opened, progress=progress)
-        watch.lap("prepare")
-        _, runs = detect(module, load_images(entry, (), 1).images[0])
-    return opened, runs
+    expect_pictures()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CelosiaError(f"{folder}: cannot be written: {error.strerror}") from None
+    if not os.access(folder, os.W_OK):
+        raise CelosiaError(f"{folder}: cannot be written: permission denied")
 
 
 def _write(folder, measured):

@@ -9,19 +9,20 @@ import numpy as np
 
 from ..hw.atomic import write_atomically
 from ..hw.isa import Base
-from ..hw.program import Program, map_bytes
+from ..hw.program import Program, map_bytes, place_regions
 from ..sim.timeline import Timeline
-from .allocate import Memory, allocate
+from .allocate import allocate
 from .compile import plan_network
 from .errors import CelosiaError
-from .tile import MEMORY_RATE
+from .tile import memory_rate
 from .timeline import trace, traffic
 
-__all__ = ["write_page"]
+__all__ = ["expect_pictures", "write_page"]
 
 _CAUSES = {
     "active": ("#2f6f4f", "the array takes a pixel"), "weights": ("#b5533c", "waits for weights"), "maps": ("#d9a441", "waits for maps"),
     "drain": ("#6a5d9a", "waits for a bank of sums"), "instruction": ("#8a8a8a", "has no instruction"),
+    "others": ("#d5d5d5", "waits for its turn"),
 }
 _READ, _WRITTEN = "#3c6ea5", "#b5533c"
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}
@@ -45,10 +46,15 @@ def write_page(folder: "str | Path", networks: "list[tuple[dict, list[Program], 
             raise CelosiaError(f"{folder / name}: cannot be written: {error.strerror}") from None
 
     for report, programs, found in networks:
+        if not report["layers"]:
+            raise CelosiaError(f"--report: device {report['device']} does not tell the cycles of layers; use cycle or rtl")
         stem, cycles = re.sub(r"[^\w.-]+", "_", report["model"]), _cycles(report, programs, found)
+        stem += f"-{len(sections) + 1}" * (f"{stem}.trace.json" in names)
         write(f"{stem}.trace.json", trace(programs, found, cycles))
         drawings = {}
-        for kind, figure in (("layers", _layers(report, found)), ("roofline", _roofline(report)), ("memory", _memory(report, programs, found, cycles))):
+        figures = {"layers": _layers(report, found), "roofline": _roofline(report, memory_rate(programs[0].config)),
+                   "memory": _memory(report, programs, found, cycles)}
+        for kind, figure in figures.items():
             picture = io.BytesIO()
             figure.savefig(picture, format="png", dpi=110, metadata={"Software": None})
             write(f"{stem}-{kind}.png", picture.getvalue())
@@ -69,12 +75,19 @@ def _cycles(report, programs, found):
     return result
 
 
-def _figure(width, height):
+def expect_pictures() -> None:
+    """Raises :exc:`CelosiaError` without matplotlib."""
     try:
-        import matplotlib
-        from matplotlib.figure import Figure
+        import matplotlib  # noqa: F401
     except ModuleNotFoundError:
         raise CelosiaError("--report: its pictures need matplotlib; pip install 'celosia[plots]'") from None
+
+
+def _figure(width, height):
+    expect_pictures()
+    import matplotlib
+    from matplotlib.figure import Figure
+
     matplotlib.rcParams.update({"svg.hashsalt": "celosia", "svg.fonttype": "none", "font.size": 8.5, "axes.spines.top": False, "axes.spines.right": False})
     return Figure((width, height), layout="constrained")
 
@@ -113,11 +126,11 @@ def _shares(rows, found):
     return {cause: values * scale for cause, values in counted.items()}
 
 
-def _roofline(report):
+def _roofline(report, bytes_per_second):
     """Each layer by what it computes for a byte of memory traffic, and a cycle; the roof is the array, and memory at the rate of the bound."""
     macs_per_cycle, clock_mhz = report["macs_per_cycle"], report["clock_mhz"]
     figure = _figure(6, 4)
-    axes, rate = figure.subplots(), MEMORY_RATE / (clock_mhz * 1e6)
+    axes, rate = figure.subplots(), bytes_per_second / (clock_mhz * 1e6)
     rows = [row for row in report["layers"] if row["macs"] and row["cycles"] and row["dram_bytes"]]
     x, y = (np.array([row["macs"] / row[key] for row in rows]) for key in ("dram_bytes", "cycles"))
     share = np.array([row["cycles"] for row in rows]) / report["total"]["cycles"]
@@ -130,61 +143,63 @@ def _roofline(report):
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(y.min(initial=macs_per_cycle / 50) / 1.5, macs_per_cycle * 1.6),
              xlabel="MACs per byte of memory traffic", ylabel="MACs per cycle")
     axes.grid(True, color="#e4e4e4", linewidth=0.6)
-    axes.set_title(f"area: share of the cycles; roof: {macs_per_cycle} MACs a cycle, {MEMORY_RATE / 1e6:g} MB/s", fontsize=8, loc="left")
+    axes.set_title(f"area: share of the cycles; roof: {macs_per_cycle} MACs a cycle, {bytes_per_second / 1e6:g} MB/s", fontsize=8, loc="left")
     return figure
 
 
 def _memory(report, programs, found, layers):
-    """What lies in memory when, and the traffic; programs one after the other."""
-    figure = _figure(9, 4.6)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    start, top = 0, 0
-    for program, timeline, cycles in zip(programs, found, layers, strict=True):
-        _draw_regions(above, program, [start, *(start + np.cumsum(cycles))])
-        top = max(top, program.memory_bytes)
-        edges = np.linspace(0, timeline.cycles, 241)
-        read, written = traffic(timeline, edges)
-        middle = (start + (edges[:-1] + edges[1:]) / 2) / 1e3
-        below.stackplot(middle, read * report["clock_mhz"], written * report["clock_mhz"], colors=(_READ, _WRITTEN), labels=() if start else ("read", "written"))
+    """What lies in memory when, and the traffic; programs one after the other, beside each other's weights."""
+    places, top = place_regions(*(program.sizes for program in programs))
+    end, traffic_known = sum(timeline.cycles for timeline in found), any(len(timeline.bursts) for timeline in found)
+    figure = _figure(9, 4.6 if traffic_known else 3)
+    above, *below = figure.subplots(1 + traffic_known, 1, sharex=True, squeeze=False, height_ratios=(3, 2)[: 1 + traffic_known])[:, 0]
+    start = 0
+    for program, timeline, cycles, bases in zip(programs, found, layers, places, strict=True):
+        size = program.sizes[Base.WEIGHTS] / 1e6
+        above.broken_barh([(0, end / 1e3)], (bases[Base.WEIGHTS] / 1e6, size), color="#bbbbbb")
+        above.text(end / 2e3, bases[Base.WEIGHTS] / 1e6 + size / 2, f"weights of {program.network.name}", ha="center", va="center", fontsize=7)
+        _draw_maps(above, program, bases, [start, *(start + np.cumsum(cycles))])
+        if below:
+            edges = np.linspace(0, timeline.cycles, 241)
+            middle = (start + (edges[:-1] + edges[1:]) / 2) / 1e3
+            rates = [rate * report["clock_mhz"] for rate in traffic(timeline, edges)]
+            below[0].stackplot(middle, *rates, colors=(_READ, _WRITTEN), labels=() if start else ("read", "written"))
         start += timeline.cycles
-    above.set(ylabel="MB of memory", ylim=(0, top / 1e6 * 1.02), xlim=(0, start / 1e3))
-    below.axhline(MEMORY_RATE / 1e6, color="black", linewidth=0.8, linestyle="--")
-    below.set(xlabel="thousand cycles", ylabel="MB/s")
-    if below.get_legend_handles_labels()[0]:
-        below.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, ncols=2)
+    above.set(ylabel="MB of memory", ylim=(0, top / 1e6 * 1.02), xlim=(0, end / 1e3))
+    if below:
+        below[0].axhline(memory_rate(programs[0].config) / 1e6, color="black", linewidth=0.8, linestyle="--")
+        below[0].set(ylabel="MB/s")
+        below[0].legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, ncols=2)
+    (below or [above])[0].set(xlabel="thousand cycles")
     return figure
 
 
-def _draw_regions(axes, program, times):
-    """Weights and instructions, and every map from the layer that writes it to the last that reads it."""
-    network, bases = program.network, program.bases()
-    axes.broken_barh([(times[0] / 1e3, (times[-1] - times[0]) / 1e3)], (0, program.sizes[Base.WEIGHTS] / 1e6), color="#bbbbbb")
-    axes.text((times[0] + times[-1]) / 2e3, program.sizes[Base.WEIGHTS] / 2e6, "weights", ha="center", va="center", fontsize=7)
-    colours = ("#4c8c6a", "#7fb79a", "#a9cdb9")
-    for number, (name, place) in enumerate(_placements(program).placements.items()):
-        if network.part(name).tensor != name:
-            continue
-        inside = [other for other in network.tensors if network.part(other).tensor == name]
-        written = [index for index, layer in enumerate(network.layers) if layer.output in inside]
-        read = [index for index, layer in enumerate(network.layers) if set(layer.reads) & set(inside)]
-        first = 0 if name in network.inputs else min(written)
-        last = len(network.layers) - 1 if name in network.outputs else max(read, default=first)
+def _draw_maps(axes, program, bases, times):
+    """Every map from the first layer that writes any of it to the last that writes or reads it; the network's outputs to the end."""
+    network, last_layer = program.network, len(program.network.layers) - 1
+    memory = allocate(program.config, network, plan_network(network, program.config, program.batch), program.batch)
+    if any(memory.sizes[base] != program.sizes[base] for base in Base if base is not Base.WEIGHTS):
+        raise CelosiaError(f"{network.name}: was compiled by another version; compile it again for --report")
+    colours, wholes = ("#4c8c6a", "#7fb79a", "#a9cdb9"), [name for name in memory.placements if network.part(name).tensor == name]
+    for number, name in enumerate(wholes):
+        place, inside = memory.placements[name], {other for other in network.tensors if network.part(other).tensor == name}
+        uses = [index for index, layer in enumerate(network.layers) if inside & {layer.output, *layer.reads}]
+        first = 0 if name in network.inputs else min(uses)
+        last = last_layer if inside & set(network.outputs) else max(uses, default=first)
         shape = network.tensors[name].shape
         size = map_bytes(program.batch, place.fold.shape(shape) if place.fold else shape)
         axes.broken_barh([(times[first] / 1e3, (times[last + 1] - times[first]) / 1e3)], ((bases[place.base] + place.offset) / 1e6, size / 1e6),
                          color=colours[number % 3], linewidth=0)
 
 
-def _placements(program) -> Memory:
-    return allocate(program.config, program.network, plan_network(program.network, program.config, program.batch), program.batch)
-
-
 def _section(report, drawings, trace_name):
-    total, shown = report["total"], html.escape(report["model"])
-    lines = [f"<h1>{shown}</h1><p>{report['config']}, batch {report['batch']}, device {report['device']}: {total['cycles']:,} cycles, "
+    total, shown, link = report["total"], html.escape(report["model"]), report["link"]
+    host = ", ".join(f"{seconds:.3g} s to {name}" for name, seconds in report["host_seconds"].items())
+    lines = [f"<h1>{shown}</h1><p>{html.escape(report['config'])}, batch {report['batch']}, device {html.escape(report['device'])}: {total['cycles']:,} cycles, "
              f"{total['bound_cycles'] / total['cycles']:.1%} of the bound's speed; {total['utilisation']:.1%} of the array used; "
              f"{report['frames_per_second']:.4g} images a second at {report['clock_mhz']:g} MHz, without the time of host and link: "
-             f"an image's input and output take {report['link']['seconds']:.3g} s on a line of 3 Mbaud, once {report['link']['upload_seconds']:.3g} s for weights.</p>"]
+             f"an image's input and output take {link['seconds'] / report['batch']:.3g} s on a line of 3 Mbaud, the weights once {link['upload_seconds']:.3g} s; "
+             f"the host took {host}.</p>"]
     for kind, title in (("layers", "Where the cycles go"), ("roofline", "Roofline"), ("memory", "Memory over time")):
         lines.append(f"<h2>{title}</h2>{drawings[kind]}")
     lines.append(f"<p>Every instruction: open <code>{trace_name}</code> at <a href='https://ui.perfetto.dev'>ui.perfetto.dev</a>.</p>")

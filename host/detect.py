@@ -11,7 +11,7 @@ from ..models.reproducible import one_thread
 from ..models.zoo import ZooEntry
 from . import images
 from .device import Device, Result
-from .offload import Offloaded, offload, offload_report
+from .offload import offload, offload_report, recorded
 from .report import per_second, sha256, utilisation
 from .source import Samples, preprocessing
 
@@ -44,27 +44,26 @@ def offloaded(entry: ZooEntry, device: Device, *, sketch: bool = False, progress
 
 
 def detect(module: torch.nn.Module, image: np.ndarray) -> "tuple[dict, list[tuple[Program, Result]]]":
-    """What a detector of :func:`offloaded` finds in an image, float32 (3, H, W), and what ran on the device for it, part by part."""
-    parts = [item for item in module.modules() if isinstance(item, Offloaded)]
-    for item in parts:
-        item.runs.clear()
-    with one_thread(), torch.no_grad():
+    """What a detector of :func:`offloaded` finds in an image, float32 (3, H, W), and what ran on the device for it, in order."""
+    with one_thread(), torch.no_grad(), recorded(module) as runs:
         [found] = module([torch.from_numpy(image)])
-    return found, [run for item in parts for run in item.runs]
+    return found, runs
 
 
 def detect_report(entry: ZooEntry, module: torch.nn.Module, device: Device, samples: Samples) -> dict:
     """What `celosia run --json` prints: as for a classifier, but with boxes as predictions and the parts of the detector. One image runs at a time."""
-    runs, predictions = [], []
+    macs, cycles, codes, predictions, config = 0, 0, [], [], device.config
     for name, image in zip(samples.names, samples.images):
-        found, ran = detect(module, image)
-        runs += ran
+        found, runs = detect(module, image)
+        macs += sum(program.macs * result.runs for program, result in runs)
+        cycles += sum(result.cycles or 0 for _, result in runs)
+        codes += [array for _, result in runs for array in result.codes]
         predictions.append({"image": name, "objects": [
             {"box": [round(float(edge), 2) for edge in box], "class": entry.classes[int(label)], "index": int(label), "score": round(float(score), 4)}
             for box, label, score in zip(found["boxes"], found["labels"], found["scores"])]})
-    macs, cycles, config = sum(program.macs * result.runs for program, result in runs), sum(result.cycles or 0 for _, result in runs) or None, device.config
+    cycles = cycles or None
     return {
         "model": entry.name, "device": device.name, "config": config.name, "batch": 1, "images": len(samples.names), "cycles": cycles, "macs": macs,
         "utilisation": utilisation(macs, cycles, config), "frames_per_second": per_second(len(samples.names), cycles, config), "clock_mhz": config.clock_mhz,
-        "outputs_sha256": sha256([codes for _, result in runs for codes in result.codes]), "predictions": predictions, **offload_report(module),
+        "outputs_sha256": sha256(codes), "predictions": predictions, **offload_report(module),
     }

@@ -145,6 +145,16 @@ class Geometry:
         low = min(max(first, 0), self.shape[1] - 1)
         return low, max(min(last + 1, self.shape[1]), low + 1)
 
+    @cached_property
+    def rows_read(self) -> int:
+        """Rows of the map that any stored row needs."""
+        return len({row for out in range(self.out[1]) for row in range(*self.input_rows(self.conv_rows((out, out + 1))))})
+
+    @cached_property
+    def rows_computed(self) -> int:
+        """Rows of the convolution that any stored row needs."""
+        return len({row for out in range(self.out[1]) for row in range(*self.conv_rows((out, out + 1)))})
+
     def conv_rows(self, out_rows: tuple[int, int]) -> tuple[int, int]:
         """Convolution rows, half-open, that stored rows need."""
         return self._before_pool(out_rows, 0)

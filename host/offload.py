@@ -5,7 +5,8 @@ running the whole model, as its submodules see there what they will see later.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -21,7 +22,7 @@ from .quantize import Calibration
 from .simplify import check_finite, simplify
 from .trace import trace
 
-__all__ = ["Offloaded", "offload", "offload_report"]
+__all__ = ["Offloaded", "offload", "offload_report", "recorded"]
 
 #: Regions and the like that go through a program at a time, at most.
 _MOST_BATCH = 64
@@ -85,14 +86,27 @@ def offload_report(module: torch.nn.Module) -> dict:
     return {"share": module.celosia_share, "parts": parts}
 
 
+@contextmanager
+def recorded(module: torch.nn.Module) -> "Iterator[list[tuple[Program, Result]]]":
+    """Within it, what of a module by :func:`offload` runs on the device, and its results, in order."""
+    runs, parts = [], [item for item in module.modules() if isinstance(item, Offloaded)]
+    for item in parts:
+        item.note = runs.append
+    try:
+        yield runs
+    finally:
+        for item in parts:
+            item.note = None
+
+
 class Offloaded(torch.nn.Module):
-    """A submodule on a device. What it has run is kept for whoever measures: `runs`, programs and their results, in order."""
+    """A submodule on a device."""
 
     def __init__(self, name: str, original: torch.nn.Module, device: Device, **quantization):
         super().__init__()
         self.name, self.original, self.device, self.quantization = name, original, device, quantization
         self._plans, self._compiled = {}, False
-        self.runs: "list[tuple[Program, Result]]" = []
+        self.note = None  # called with each program and its result, for :func:`recorded`
 
     def __getattr__(self, name):
         try:
@@ -210,7 +224,8 @@ class _Part:
         if not len(arrays[0]):  # no region was found
             return [torch.zeros(0, *self._shape(name)) for name in (self.program.host or network).outputs]
         result = owner.device.run(self.program, arrays)
-        owner.runs.append((self.program, result))
+        if owner.note:
+            owner.note((self.program, result))
         return [torch.from_numpy(output) for output in result.outputs]
 
     def _shape(self, name):

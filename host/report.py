@@ -13,6 +13,7 @@ from ..hw.isa import Base
 from ..hw.network import Network
 from ..hw.program import Program
 from .device import Device, Result, open_device
+from .errors import CelosiaError
 from .waveform import record
 
 __all__ = ["Stopwatch", "bench_report", "compare", "equal_codes", "estimate_report", "memory_report", "outputs_sha256", "per_second", "predictions", "run_on",
@@ -34,6 +35,10 @@ class Stopwatch:
         """Name what has been done since the last lap."""
         now = time.perf_counter()
         self.seconds[name], self._last = round(now - self._last, 3), now
+
+    def skip(self) -> None:
+        """What has been done since the last lap belongs to none."""
+        self._last = time.perf_counter()
 
 
 def outputs_sha256(result: Result) -> str:
@@ -82,19 +87,26 @@ def run_report(model: str, device: Device, program: Program, result: Result, nam
 
 
 def bench_report(model: str, device: Device, batch: int, runs: "Sequence[tuple[Program, Result]]", host_seconds: "dict[str, float]") -> dict:
-    """The object of `celosia bench --json` for what ran for a batch: every layer beside the bound of its compute and memory time.
+    """The object of `celosia bench --json` for what ran for a batch: every layer beside the bound of its compute and memory time; no layers where the device tells
+    but the cycles of all.
 
-    The bound of a layer is the longer of the two, at 250 MB/s, if its maps and weights move as rarely as the buffers allow (:mod:`.tile`).
+    The bound of a layer is the longer of the two, if its maps and weights move as rarely as the buffers allow (:mod:`.tile`). Raises :exc:`CelosiaError` if the
+    device does not know time.
     """
-    rows = {}
+    if any(result.cycles is None for _, result in runs):
+        raise CelosiaError(f"device {device.name!r} does not know time; benchmark on cycle or rtl")
+    several, rows = len({id(program) for program, _ in runs}) > 1, {}
+    total = {"name": "total", "op": "", "macs": 0, "cycles": sum(result.cycles for _, result in runs), "bound_cycles": 0, "dram_bytes": 0}
     for program, result in runs:
-        for index, (layer, cycles, estimate) in enumerate(zip(program.network.layers, result.layers, program.estimates, strict=True)):
-            row = rows.setdefault((id(program), index), {"name": layer.name, "op": layer.op, "macs": 0, "cycles": 0, "bound_cycles": 0, "dram_bytes": 0})
-            figures = (layer.macs * program.batch * result.runs, cycles, estimate["bound"] * result.runs, estimate["bytes"] * result.runs)
-            for key, value in zip(("macs", "cycles", "bound_cycles", "dram_bytes"), figures):
-                row[key] += int(value)
-    layers = list(rows.values())
-    total = {"name": "total", "op": "", **{key: sum(row[key] for row in layers) for key in ("macs", "cycles", "bound_cycles", "dram_bytes")}}
+        told = result.layers or [0] * len(program.network.layers)
+        for index, (layer, cycles, estimate) in enumerate(zip(program.network.layers, told, program.estimates, strict=True)):
+            name = f"{program.network.name}: {layer.name}" if several else layer.name
+            row = rows.setdefault((id(program), index), {"name": name, "op": layer.op, "macs": 0, "cycles": 0, "bound_cycles": 0, "dram_bytes": 0})
+            row["cycles"] += int(cycles)
+            for key, value in (("macs", layer.macs * program.batch), ("bound_cycles", estimate["bound"]), ("dram_bytes", estimate["bytes"])):
+                row[key] += int(value) * result.runs
+                total[key] += int(value) * result.runs
+    layers = list(rows.values()) if all(result.layers for _, result in runs) else []
     for row in (*layers, total):
         row["utilisation"] = utilisation(row["macs"], row["cycles"], device.config)
     return {
@@ -196,7 +208,7 @@ def per_second(images: int, cycles: "int | None", config: AcceleratorConfig) -> 
 
 
 def _link(runs):
-    """Bytes of maps that go to a board and come from it, those of the programs' images, which stay there, and how long they take on its line."""
+    """Bytes of a batch's maps that go to a board and come from it, those of the programs' images, which stay there, and how long they take on its line."""
     maps = sum(result.runs * (program.sizes[Base.INPUT] + program.sizes[Base.OUTPUT]) for program, result in runs)
     images = sum({id(program): program.sizes[Base.WEIGHTS] for program, _ in runs}.values())
     return {"bytes": maps, "seconds": round(maps / _LINK_RATE, 6), "image_bytes": images, "upload_seconds": round(images / _LINK_RATE, 6)}

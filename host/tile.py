@@ -13,10 +13,10 @@ from ..hw.network import Layer, Network
 from .errors import CompileError
 from .geometry import WHOLE_MAP, Geometry, folds, make_geometry
 
-__all__ = ["Chunk", "Piece", "Plan", "Tile", "pieces", "plan_layer"]
+__all__ = ["Chunk", "Piece", "Plan", "Tile", "memory_rate", "pieces", "plan_layer"]
 
 #: Bytes a second of external memory the bound is stated for.
-MEMORY_RATE = 250e6
+_MEMORY_RATE = 250e6
 #: Beats a LOAD_MAP instruction brings of a plane, and words from one of its planes to the next.
 _MOST_BEATS = (1 << 14) - 1
 #: Cycles in which an in-order engine drains a pixel of a tile, at a shift of 28.
@@ -88,6 +88,11 @@ class Plan:
     def cost(self) -> float:
         """What the search minimises: the longer of computing and memory, and what of the maps' loads nothing hides."""
         return max(self.compute, self.memory) + self.exposed
+
+
+def memory_rate(config: AcceleratorConfig) -> float:
+    """Bytes a second: what the bound is stated for, or of an engine that is in order a beat a cycle."""
+    return PLANE * config.clock_mhz * 1e6 if config.in_order else _MEMORY_RATE
 
 
 def plan_layer(config: AcceleratorConfig, network: Network, layer: Layer, batch: int, foldable: bool) -> Plan:
@@ -256,7 +261,7 @@ def _estimate(geometry, chunks):
     if words <= (config.weight_words if loads > 2 else room):
         keep, loads = "layer", 1
     drain = _SERIAL_DRAIN if config.in_order else max(config.outputs // config.drain_lanes, 1)
-    rate = 8 * config.clock_mhz * 1e6 if config.in_order else MEMORY_RATE
+    rate = memory_rate(config)
     window = layer.pool.kernel[0] * layer.pool.kernel[1] if layer.pool else 1
     compute = 0
     for chunk in chunks[::parts]:
@@ -277,7 +282,7 @@ def _estimate(geometry, chunks):
     memory = ceil(moved * config.clock_mhz * 1e6 / rate)
     if config.in_order:  # what is loaded goes to and fro, and nothing happens meanwhile
         compute += 2 * memory
-    bound = max(geometry.steps * geometry.batch * geometry.conv[1] * geometry.conv[2], ceil(_least_bytes(geometry) * config.clock_mhz * 1e6 / rate))
+    bound = max(geometry.steps * geometry.batch * geometry.rows_computed * geometry.conv[2], ceil(_least_bytes(geometry) * config.clock_mhz * 1e6 / rate))
     # A chunk that leaves no room for the next one beside it is loaded while the array waits, but for a strip of the last.
     largest = max(_chunk_words(geometry, chunk) for chunk in chunks)
     load = ceil(largest * config.inputs * config.clock_mhz * 1e6 / rate)
@@ -286,15 +291,15 @@ def _estimate(geometry, chunks):
 
 
 def _least_bytes(geometry):
-    """Memory traffic of a layer with these buffers, loops in the better order: if neither maps nor weights fit, one moves again for each part of the other."""
-    config, batch = geometry.config, geometry.batch
-    rows = min(geometry.shape[1], geometry.conv[1] * geometry.weight.shape[2])
-    maps, weights = batch * PLANE * geometry.planes * rows * geometry.shape[2], geometry.weight_bytes
-    map_parts, weight_parts = ceil(maps / (config.map_words * config.inputs)), ceil(weights / (config.weight_words * config.inputs))
-    loaded = min(maps + weights * (1 if weight_parts == 1 else map_parts), weights + maps * (1 if map_parts == 1 else weight_parts))
+    """Memory traffic of a layer with these buffers, loops in the better order: if neither maps nor weights fit, one moves again for each part of the other, but for
+    what its buffer still holds. Channels of a layer with groups need their own weights only."""
+    config, layer, batch = geometry.config, geometry.layer, geometry.batch
+    maps, weights = batch * PLANE * geometry.planes * geometry.rows_read * geometry.shape[2], geometry.weight_bytes
+    map_room, weight_room = config.map_words * config.inputs, config.weight_words * config.inputs
+    again = min((ceil(maps / map_room) - 1) * max(weights - weight_room, 0), (ceil(weights / weight_room) - 1) * max(maps - map_room, 0))
     stored = batch * PLANE * ceil(geometry.out[0] / PLANE) * geometry.out[1] * geometry.out[2]
-    added = batch * PLANE * ceil(geometry.conv[0] / PLANE) * geometry.conv[1] * geometry.conv[2] if geometry.layer.residual else 0
-    return loaded + stored + added
+    added = batch * PLANE * ceil(geometry.conv[0] / PLANE) * geometry.conv[1] * geometry.conv[2] if layer.residual else 0
+    return maps + weights + (again if layer.groups == 1 else 0) + stored + added
 
 
 def pieces(geometry: Geometry, first: int, fine: bool) -> list[Piece]:

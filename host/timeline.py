@@ -47,7 +47,8 @@ def _program(process, program, timeline, cycles, start):
         return round(float(cycle) / program.config.clock_mhz, 4)
 
     def span(thread, name, first, last, **arguments):
-        return {"ph": "X", "pid": process, "tid": thread, "name": name, "ts": microseconds(start + first), "dur": microseconds(last - first), "args": arguments}
+        begin, end = (microseconds(start + cycle) for cycle in (first, last))
+        return {"ph": "X", "pid": process, "tid": thread, "name": name, "ts": begin, "dur": round(end - begin, 4), "args": arguments}
 
     def named(what, name, **where):
         return {"ph": "M", "pid": process, "name": what, "args": {"name": name}, **where}

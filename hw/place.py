@@ -5,10 +5,12 @@ and their options, and what is there is not made again. $YOSYS, $NEXTPNR_ECP5 an
 Amaranth; native ones are faster.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -132,19 +134,22 @@ class Build:
         count, last, reports, unrouted = len(seeds), max(seeds), {}, []
         with ThreadPoolExecutor(jobs) as pool:
             running = {pool.submit(self.route, seed): seed for seed in seeds}
-            while running:
-                for ended in wait(running, return_when=FIRST_COMPLETED).done:
-                    seed, report = running.pop(ended), ended.result()
-                    if report:
-                        reports[seed] = report
-                        continue
-                    unrouted.append(seed)
-                    if len(unrouted) > count:
-                        pool.shutdown(wait=False, cancel_futures=True)
-                        raise BuildFailed(f"the routing of seeds {', '.join(map(str, sorted(unrouted)))} comes to no end; use a smaller config, or delete "
-                                          f"{self.folder}/seed*.unrouted to try them again")
-                    last += 1
-                    running[pool.submit(self.route, last)] = last
+            try:
+                while running:
+                    for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                        seed, report = running.pop(ended), ended.result()
+                        if report:
+                            reports[seed] = report
+                            continue
+                        unrouted.append(seed)
+                        if len(unrouted) > count:
+                            raise BuildFailed(f"the routing of seeds {', '.join(map(str, sorted(unrouted)))} comes to no end; use a smaller config, or delete "
+                                              f"{self.folder}/seed*.unrouted to try them again")
+                        last += 1
+                        running[pool.submit(self.route, last)] = last
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # those that run are waited for at the end of `with`
+                raise
         return dict(sorted(reports.items())), sorted(unrouted)
 
     def bitstream(self, seed: int, parameters: "dict[str, dict[str, int]]") -> Path:
@@ -178,13 +183,17 @@ class _RoutingStalls:
         return seconds - self._routing > max(_LEAST_SECONDS, _PATIENCE * self._routing)
 
 
-def _cpu_seconds(pid):
-    """The CPU's time of a process, None on systems that do not tell it by /proc."""
-    try:
-        user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-    except OSError:
-        return None
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+def _cpu_seconds(session):
+    """The CPU's time of a session's processes that have not ended, None on systems that do not tell it by /proc."""
+    total = None
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = file.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        if int(fields[3]) == session:
+            total = (total or 0) + (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
 
 
 def _run(tool, arguments, folder, given_up=lambda seconds: False):
@@ -195,7 +204,7 @@ def _run(tool, arguments, folder, given_up=lambda seconds: False):
     # The tools see the current folder only: paths are relative.
     command = os.environ.get(_TOOLS[tool][0]) or shutil.which(tool) or str(Path(sys.executable).parent / tool)
     try:
-        process = subprocess.Popen([command, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen([command, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     except OSError as error:
         raise BuildFailed(f"{tool} does not run: {error}; install it with: pip install 'celosia[synth]'") from None
     start = time.monotonic()
@@ -206,13 +215,14 @@ def _run(tool, arguments, folder, given_up=lambda seconds: False):
                     output, _ = process.communicate(timeout=_ASK_SECONDS)
                     break
                 except subprocess.TimeoutExpired:
-                    passed = time.monotonic() - start
-                    if given_up(_cpu_seconds(process.pid) or passed):
+                    passed, computed = time.monotonic() - start, _cpu_seconds(process.pid)
+                    if given_up(passed if computed is None else computed):
                         return False
                     if passed > _MOST_SECONDS:
                         raise BuildFailed(f"{tool} has not ended after {_MOST_SECONDS / 3600:g} hours; its log is in {folder}") from None
         finally:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # also what a wrapper has started
     if process.returncode:
         words = next((line for line in output.splitlines() if "error" in line.lower()), f"code {process.returncode}")
         raise BuildFailed(f"{tool} failed: {words.strip()}; its log is in {folder}")

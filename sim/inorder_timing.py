@@ -45,7 +45,7 @@ class InOrderTiming:
     def timeline(self) -> Timeline:
         """What a run does when: one instruction after the other."""
         return Timeline(cycles=self.cycles, spans={unit: np.array(spans, np.int64).reshape(-1, 3) for unit, spans in self._spans.items()},
-                        bursts=np.zeros((0, 3), np.int64), array={"active": self._active})
+                        bursts=np.zeros((0, 3), np.int64), array={"active": self._active, "others": np.array(self.layers) - self._active})
 
     def _load_weights(self, base, offset, target, address, beats, **_):
         if target == Target.PARAMETERS:

@@ -20,5 +20,6 @@ class Timeline:
     #: int64 (bursts, 3): first cycle on the memory's bus, the one after its last, bytes: negative if written. Empty where memory is the engine's own.
     bursts: np.ndarray
     #: By cause, int64 (layers,): cycles in which the array takes no pixel, while the layer's next instruction waits for "weights", "maps" or a "drain", or has not come
-    #: ("instruction"); and "active", those in which it takes one. Of an engine that is in order, these alone.
+    #: ("instruction"); and "active", those in which it takes one. Of an engine that is in order, "active", and
+    #: "others", in which other units work.
     array: "dict[str, np.ndarray]"

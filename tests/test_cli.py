@@ -193,6 +193,25 @@ def test_bench(report, model, monkeypatch):
     assert found["frames_per_second"] == pytest.approx(5 * 100e6 / 3000) and found["clock_mhz"] == 100 and found["stalls"] == {"map": 7}
 
 
+def test_bench_of_several_models_and_its_page(report, celosia, model, tmp_path):
+    found = report("bench", model, model, "--config", "tiny", "--device", "cycle", "--batch", 2, "--report", tmp_path / "page")
+    assert [network["batch"] for network in found["networks"]] == [2, 2] and found["networks"][0]["total"] == found["networks"][1]["total"]
+    assert {path.suffix for path in (tmp_path / "page").iterdir()} == {".html", ".json", ".png"} and len([*(tmp_path / "page").iterdir()]) == 9
+    code, out, _ = celosia("bench", model, "--config", "tiny", "--device", "cycle")
+    assert code == 0 and "on a line of 3 Mbaud" in out and "s to prepare" in out
+
+
+def test_bench_refuses_before_it_measures(celosia, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("celosia.host.device.Device.time", lambda *_: pytest.fail("it has measured"))
+    (tmp_path / "file").write_text("")
+    for arguments, message in (
+        ([model, "--device", "golden"], "--device golden: it does not know time"), (["ssd300_vgg16", "--device", "golden"], "--device golden: it does not know time"),
+        ([model, "none.celq", "--device", "cycle"], "none.celq: no such file"), ([model, "--report", tmp_path / "file"], "file: cannot be written"),
+    ):
+        code, _, err = celosia("bench", *arguments)
+        assert code == 2 and message in err
+
+
 def test_bench_on_cycle(report, model):
     found = report("bench", model, "--config", "tiny", "--device", "cycle")
     assert found["device"] == "cycle" and found["total"]["cycles"] == sum(row["cycles"] for row in found["layers"]) > found["total"]["bound_cycles"]

@@ -229,6 +229,23 @@ def test_tiles_fit_their_buffers():
             assert (stored == 1).all(), "every pixel is stored once"
 
 
+@pytest.mark.parametrize("config", ["tiny", "ulx3s-25f"])
+@pytest.mark.parametrize("kind", [random_network, random_parts, random_phases, random_scaled])
+def test_no_plan_is_better_than_the_bound(config, kind):
+    for seed in range(40):
+        for plan in plan_network(kind(seed), get_config(config), 1 + seed % 3):
+            assert plan.bound <= max(plan.compute, plan.memory)
+
+
+def test_the_bound_where_neither_maps_nor_weights_fit():
+    """Of 256 KiB of maps 200 KiB fit: the rest comes again for each further 64 KiB of 1 MiB of weights, which is less than all weights but 64 KiB."""
+    rng = np.random.default_rng(0)
+    network, config = network_of([random_layer(rng, "a", "x", (4096, 1, 1), 256, (1, 1))], (4096, 1, 1), rng), get_config("ulx3s-85f")
+    [plan] = plan_network(network, config, 64)
+    maps, weights = 64 * 4096, 4096 * 256
+    assert plan.bound == (maps + weights + 15 * (maps - 204800) + 64 * 256) * 100 // 250 + 1 <= plan.memory
+
+
 @pytest.mark.parametrize("config", ["tiny", "ulx3s-85f"])
 def test_average_pooling_loads_its_weights_once(config):
     rng = np.random.default_rng(4)

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 import celosia
 from celosia.host.errors import CelosiaError, NoRoomError
-from celosia.host.offload import offload, offload_report
+from celosia.host.offload import offload, offload_report, recorded
 from celosia.host.partition import partition
 from celosia.host.trace import trace
 from celosia.hw.config import get_config
@@ -113,9 +113,10 @@ def test_ways_of_quantizing(options):
     plain, quantized = celosia.quantize(body, [seen]), celosia.quantize(body, [seen], **options)
     with celosia.open_device("golden", "tiny") as device, torch.no_grad():
         fast = offload(Around(), ["body"], calibrate=[seen], device=device, **options)
-        fast(given)
+        with recorded(fast) as runs:
+            fast(given)
         [want], [other] = (device.run(celosia.compile(network, "tiny", 16), given.numpy()).codes for network in (quantized, plain))
-    assert torch.equal(torch.from_numpy(fast.body.runs[0][1].codes[0]), torch.from_numpy(want)) and (want != other).any()
+    assert torch.equal(torch.from_numpy(runs[0][1].codes[0]), torch.from_numpy(want)) and (want != other).any()
 
 
 def test_fine_tuning_is_on_the_maps_of_calibration(detector):
@@ -171,10 +172,11 @@ def test_the_same_bytes_on_golden_and_cycle(detector):
     for name in ("golden", "cycle"):
         with celosia.open_device(name, "tiny") as device, torch.no_grad():
             fast = offload(detector, ["trunk", "head"], calibrate=images(0, 2), device=device)
-            fast(images(7))
-            runs = [result for part in (fast.trunk, fast.head) for _, result in part.runs]
-            codes.append([code.tobytes() for result in runs for code in result.codes])
-            assert all((result.cycles is not None) == (name == "cycle") for result in runs)
+            with recorded(fast) as runs:
+                fast(images(7))
+            fast(images(8))
+            codes.append([code.tobytes() for _, result in runs for code in result.codes])
+            assert all((result.cycles is not None) == (name == "cycle") for _, result in runs)
     assert codes[0] == codes[1] and len(codes[0]) == 4
 
 

