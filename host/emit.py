@@ -5,7 +5,9 @@ whose regions are freed by the last instruction that reads them. So the next lay
 """
 
 from collections import deque
-from math import ceil, prod
+from math import ceil
+
+import numpy as np
 
 from ..hw.config import PLANE, AcceleratorConfig
 from ..hw.isa import TABLE_ENTRIES, Base, Opcode, Target, Unit
@@ -21,12 +23,6 @@ __all__ = ["Emitter"]
 def _overlap(one, other):
     """Length of what two half-open spans have in common."""
     return max(min(one[1], other[1]) - max(one[0], other[0]), 0)
-
-
-def _count(rows, span):
-    """How many of `rows`, a range, lie in a half-open span."""
-    first, last = (min(max(ceil((end - rows.start) / rows.step), 0), len(rows)) for end in span)
-    return last - first
 
 
 class _Ahead:
@@ -69,7 +65,7 @@ class Emitter:
         self._ahead = {unit: _Ahead() for unit in (Unit.WEIGHT, Unit.MAP)}
         self._staged = []   # (tile, region) that later stores of the strip may read
         self._drains = []   # DRAIN marks, one a completed bank of sums
-        self._written = {}  # tensor that is no part → (images, planes, rows as a range, columns, STORE mark)
+        self._written = {}  # tensor that is no part → what of it is stored
         self._work = work = Work(config, plans, offsets)
         # Per ring that LOAD_WEIGHTS fills: its loads, the target, its addresses and the beats per unit of the ring.
         self._word_rings = {
@@ -191,14 +187,23 @@ class Emitter:
         if whole not in self._written:
             return [] if whole in self._network.inputs else None
         before = self._planes(tensor)[1]
-        planes = tuple(before + plane for plane in planes or (0, self._network.tensors[tensor].planes))
-        width = self._network.tensors[whole].shape[2]
-        missing, last = (images[1] - images[0]) * (rows[1] - rows[0]) * (planes[1] - planes[0]) * width, None
-        for *spans, written_rows, columns, mark in self._written[whole]:
-            if common := prod(map(_overlap, spans, (images, planes))) * _count(written_rows, rows):
-                missing -= common * columns
-                last = mark
-        return [last] if missing == 0 else None
+        first, last = planes or (0, self._network.tensors[tensor].planes)
+        columns, ordinals = (array[slice(*images), before + first : before + last, slice(*rows)] for array in self._written[whole])
+        if (columns < self._network.tensors[whole].shape[2]).any():
+            return None
+        return [Mark(Unit.STORE, int(ordinals.max()))]
+
+    def _note_stored(self, whole, images, planes, rows, columns, mark):
+        """So many columns of rows, a range, are stored in their places."""
+        if whole not in self._written:
+            tensor = self._network.tensors[whole]
+            shape = self._plans[0].geometry.batch, tensor.planes, tensor.shape[1]
+            # How many columns of each row are stored, and which STORE was the last to store any.
+            self._written[whole] = np.zeros(shape, np.int32), np.zeros(shape, np.int64)
+        place = slice(*images), slice(*planes), slice(rows.start, rows.stop, rows.step)
+        stored, ordinals = self._written[whole]
+        stored[place] += columns
+        ordinals[place] = mark.ordinal
 
     # ---- tiles -----------------------------------------------------------------------------------------------------------------
 
@@ -342,8 +347,8 @@ class Emitter:
                 offset=place.offset // 8 + ((image * image_planes + first_plane) * height + first_row) * width + part.column + tile.out_columns[0],
                 address=address % self._config.stage_pixels, plane=0, last_plane=last_plane, rows=out_rows, columns=out_columns,
                 plane_stride=height * width, row_stride=width * part.row_step)
-        self._written.setdefault(part.tensor, []).append(
-            (tile.images, (first_plane, first_plane + last_plane + 1), range(first_row, first_row + out_rows * part.row_step, part.row_step), out_columns, mark))
+        self._note_stored(part.tensor, tile.images, (first_plane, first_plane + last_plane + 1),
+                          range(first_row, first_row + out_rows * part.row_step, part.row_step), out_columns, mark)
         return mark
 
     def _release_staging(self, task, store):
