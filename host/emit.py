@@ -252,7 +252,7 @@ class Emitter:
         kernel_back = run_back + (kernel_x - 1) * dilation_x
         bank_free = self._drains[-2] if len(self._drains) >= 2 else None
         mark = None
-        for position, (piece, load) in enumerate(weights):
+        for position, (piece, load, word) in enumerate(weights):
             self._need_words(load, self._weights)
             maps = self._loaded(task, geometry, piece)
             self._ahead[Unit.MAP].passed(maps)
@@ -269,7 +269,7 @@ class Emitter:
             address += (piece.word - chunk.words[0]) * word_stride + (tile.images[0] - chunk.images[0]) * image_stride + (y - chunk.rows[0]) * width + x
             mark = self._schedule.emit(
                 Opcode.COMPUTE, [load.mark, maps, bank_free if position == 0 else None], layer=task.layer,
-                address=address % (1 << 14), weights=load.region.start, last_channels=piece.words - 1, x=x, y=y,
+                address=address % (1 << 14), weights=(load.region.start + word) % self._config.weight_words, last_channels=piece.words - 1, x=x, y=y,
                 clear=position == 0, complete=position == len(weights) - 1,
                 diagonal=geometry.diagonal, lane=first % geometry.phase_channels % self._config.inputs if geometry.diagonal else 0)
             load.use(mark)

@@ -21,6 +21,8 @@ _MEMORY_RATE = 250e6
 _MOST_BEATS = (1 << 14) - 1
 #: Cycles in which an in-order engine drains a pixel of a tile, at a shift of 28.
 _SERIAL_DRAIN = 16
+#: What it costs that nothing loads beside weights that take all of the buffer, in times of their own loading: measured.
+_FULL = 3
 #: Cycles a COMPUTE instruction costs beyond its pixels.
 TILE_OVERHEAD = 24
 
@@ -258,7 +260,8 @@ def _estimate(geometry, chunks):
     parts = len({chunk.blocks for chunk in chunks})
     words, room = geometry.weight_bytes // config.inputs, config.weight_words // 4 * 3  # beside what stays, the next weights load
     keep, loads = ("chunk", len(chunks) // parts) if block_words <= room else ("tile", tiles // parts)
-    if words <= (config.weight_words if loads > 2 else room):
+    full = room < words <= config.weight_words and loads > 1
+    if words <= room or full:
         keep, loads = "layer", 1
     drain = _SERIAL_DRAIN if config.in_order else max(config.outputs // config.drain_lanes, 1)
     rate = memory_rate(config)
@@ -287,6 +290,8 @@ def _estimate(geometry, chunks):
     largest = max(_chunk_words(geometry, chunk) for chunk in chunks)
     load = ceil(largest * config.inputs * config.clock_mhz * 1e6 / rate)
     exposed = 0 if config.in_order else load // 8 if 2 * largest <= config.map_words else load * len(chunks)
+    if full and not config.in_order:
+        exposed += ceil(_FULL * geometry.weight_bytes * config.clock_mhz * 1e6 / rate)
     return Plan(geometry, chunks, keep, exposed, compute, memory, moved, bound)
 
 
