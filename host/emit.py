@@ -5,7 +5,9 @@ whose regions are freed by the last instruction that reads them. So the next lay
 """
 
 from collections import deque
-from math import ceil, prod
+from math import ceil
+
+import numpy as np
 
 from ..hw.config import PLANE, AcceleratorConfig
 from ..hw.isa import TABLE_ENTRIES, Base, Opcode, Target, Unit
@@ -21,12 +23,6 @@ __all__ = ["Emitter"]
 def _overlap(one, other):
     """Length of what two half-open spans have in common."""
     return max(min(one[1], other[1]) - max(one[0], other[0]), 0)
-
-
-def _count(rows, span):
-    """How many of `rows`, a range, lie in a half-open span."""
-    first, last = (min(max(ceil((end - rows.start) / rows.step), 0), len(rows)) for end in span)
-    return last - first
 
 
 class _Ahead:
@@ -69,7 +65,7 @@ class Emitter:
         self._ahead = {unit: _Ahead() for unit in (Unit.WEIGHT, Unit.MAP)}
         self._staged = []   # (tile, region) that later stores of the strip may read
         self._drains = []   # DRAIN marks, one a completed bank of sums
-        self._written = {}  # tensor that is no part → (images, planes, rows as a range, columns, STORE mark)
+        self._written = {}  # tensor that is no part → what of it is stored
         self._work = work = Work(config, plans, offsets)
         # Per ring that LOAD_WEIGHTS fills: its loads, the target, its addresses and the beats per unit of the ring.
         self._word_rings = {
@@ -130,17 +126,17 @@ class Emitter:
         tensor = geometry.layer.input
         place = self._placements[tensor]
         image, span, words = load.pending[0]
-        written = self._stored(tensor, (image, image + 1), span, None)
+        written = self._stored(tensor, (image, image + 1), (span[0] * geometry.row_step, (span[1] - 1) * geometry.row_step + 1), None)
         if written is None:
             return False
         first_plane = words[0] * self._lanes
         image_planes, before = (geometry.planes, 0) if geometry.fold else self._planes(tensor)
         mark = self._schedule.emit(
             Opcode.LOAD_MAP, [load.region.after, *written], layer=load.layer, base=place.base,
-            offset=place.offset // 8 + ((image * image_planes + before + first_plane) * geometry.shape[1] + span[0]) * width,
+            offset=place.offset // 8 + ((image * image_planes + before + first_plane) * geometry.rows + span[0] * geometry.row_step) * width,
             address=load.region.start + ((words[0] - chunk.words[0]) * images * rows + (image - chunk.images[0]) * rows + span[0] - chunk.rows[0]) * width,
             pitch=images * rows * width, beats=(span[1] - span[0]) * width,
-            planes=min(words[1] * self._lanes, geometry.planes) - first_plane, plane_stride=geometry.shape[1] * width)
+            planes=min(words[1] * self._lanes, geometry.planes) - first_plane, plane_stride=geometry.rows * width)
         self._ahead[Unit.MAP].add(mark)
         load.done.append((image, span, words, mark))
         load.pending.popleft()
@@ -191,14 +187,23 @@ class Emitter:
         if whole not in self._written:
             return [] if whole in self._network.inputs else None
         before = self._planes(tensor)[1]
-        planes = tuple(before + plane for plane in planes or (0, self._network.tensors[tensor].planes))
-        width = self._network.tensors[whole].shape[2]
-        missing, last = (images[1] - images[0]) * (rows[1] - rows[0]) * (planes[1] - planes[0]) * width, None
-        for *spans, written_rows, columns, mark in self._written[whole]:
-            if common := prod(map(_overlap, spans, (images, planes))) * _count(written_rows, rows):
-                missing -= common * columns
-                last = mark
-        return [last] if missing == 0 else None
+        first, last = planes or (0, self._network.tensors[tensor].planes)
+        columns, ordinals = (array[slice(*images), before + first : before + last, slice(*rows)] for array in self._written[whole])
+        if (columns < self._network.tensors[whole].shape[2]).any():
+            return None
+        return [Mark(Unit.STORE, int(ordinals.max()))]
+
+    def _note_stored(self, whole, images, planes, rows, columns, mark):
+        """So many columns of rows, a range, are stored in their places."""
+        if whole not in self._written:
+            tensor = self._network.tensors[whole]
+            shape = self._plans[0].geometry.batch, tensor.planes, tensor.shape[1]
+            # How many columns of each row are stored, and which STORE was the last to store any.
+            self._written[whole] = np.zeros(shape, np.int32), np.zeros(shape, np.int64)
+        place = slice(*images), slice(*planes), slice(rows.start, rows.stop, rows.step)
+        stored, ordinals = self._written[whole]
+        stored[place] += columns
+        ordinals[place] = mark.ordinal
 
     # ---- tiles -----------------------------------------------------------------------------------------------------------------
 
@@ -215,7 +220,7 @@ class Emitter:
         geometry, tile = self._plans[task.layer].geometry, task.tile
         region = self._stage(tile, geometry.layer.column_phases)
         for first, parameters, word, weights in task.parts:
-            compute = self._emit_computes(task, geometry, weights)
+            compute = self._emit_computes(task, geometry, first, weights)
             self._drains.append(self._emit_drain(task, geometry, first, parameters, word, compute, region))
             self._run_ahead()
         task.chunk.tiles -= 1
@@ -233,7 +238,7 @@ class Emitter:
         self._staged.append((tile, region))
         return region
 
-    def _emit_computes(self, task, geometry, weights):
+    def _emit_computes(self, task, geometry, first, weights):
         layer, tile, chunk = geometry.layer, task.tile, task.chunk.chunk
         (stride_y, stride_x), (dilation_y, dilation_x), (_, height, width) = geometry.stride, geometry.dilation, geometry.shape
         images, rows, columns = tile.images[1] - tile.images[0], tile.rows[1] - tile.rows[0], tile.columns[1] - tile.columns[0]
@@ -247,7 +252,7 @@ class Emitter:
         kernel_back = run_back + (kernel_x - 1) * dilation_x
         bank_free = self._drains[-2] if len(self._drains) >= 2 else None
         mark = None
-        for position, (piece, load) in enumerate(weights):
+        for position, (piece, load, word) in enumerate(weights):
             self._need_words(load, self._weights)
             maps = self._loaded(task, geometry, piece)
             self._ahead[Unit.MAP].passed(maps)
@@ -264,8 +269,9 @@ class Emitter:
             address += (piece.word - chunk.words[0]) * word_stride + (tile.images[0] - chunk.images[0]) * image_stride + (y - chunk.rows[0]) * width + x
             mark = self._schedule.emit(
                 Opcode.COMPUTE, [load.mark, maps, bank_free if position == 0 else None], layer=task.layer,
-                address=address % (1 << 14), weights=load.region.start, last_channels=piece.words - 1, x=x, y=y,
-                clear=position == 0, complete=position == len(weights) - 1)
+                address=address % (1 << 14), weights=(load.region.start + word) % self._config.weight_words, last_channels=piece.words - 1, x=x, y=y,
+                clear=position == 0, complete=position == len(weights) - 1,
+                diagonal=geometry.diagonal, lane=first % geometry.phase_channels % self._config.inputs if geometry.diagonal else 0)
             load.use(mark)
             if load.uses == 0:
                 self._run_ahead()
@@ -341,8 +347,8 @@ class Emitter:
                 offset=place.offset // 8 + ((image * image_planes + first_plane) * height + first_row) * width + part.column + tile.out_columns[0],
                 address=address % self._config.stage_pixels, plane=0, last_plane=last_plane, rows=out_rows, columns=out_columns,
                 plane_stride=height * width, row_stride=width * part.row_step)
-        self._written.setdefault(part.tensor, []).append(
-            (tile.images, (first_plane, first_plane + last_plane + 1), range(first_row, first_row + out_rows * part.row_step, part.row_step), out_columns, mark))
+        self._note_stored(part.tensor, tile.images, (first_plane, first_plane + last_plane + 1),
+                          range(first_row, first_row + out_rows * part.row_step, part.row_step), out_columns, mark)
         return mark
 
     def _release_staging(self, task, store):

@@ -37,6 +37,9 @@ class Geometry:
     conv: tuple[int, int, int]
     out: tuple[int, int, int]
     fold: Fold | None
+    #: Rows of the map in memory from one row of `shape` to the next, and how many there are.
+    row_step: int
+    rows: int
 
     @property
     def planes(self) -> int:
@@ -95,6 +98,16 @@ class Geometry:
         kernel = self.weight.shape[2] * self.weight.shape[3]
         return kernel * sum(b - a for block in range(self.blocks) for a, b in [self.reduction(first) for first in self.parts(block)])
 
+    @property
+    def diagonal(self) -> bool:
+        """Whether every channel is a group of its own, so that an array load is one word."""
+        return self.weight.shape[1] == 1 == self.conv[0] // self.layer.groups and not self.config.in_order and self.config.outputs <= self.config.inputs
+
+    @property
+    def step_words(self) -> int:
+        """Weight words of an array load."""
+        return 1 if self.diagonal else self.config.block_words
+
     @cached_property
     def weight_bytes(self) -> int:
         """Bytes of different weights: layers with groups, such as average pooling, repeat array loads."""
@@ -104,15 +117,17 @@ class Geometry:
         return sum(different.values())
 
     def dense_weight(self, first: int) -> np.ndarray:
-        """Weights of the output channels from `first` on, for all inputs of their words: int8 (outputs, inputs, KH, KW).
+        """Weights of the array loads of the output channels from `first` on: int8 (outputs, inputs of their words, KH, KW), or (1, …) if they are diagonal.
 
-        A channel that does not exist has none. Where channels are groups of their own it has those of the last one, so that array loads which differ only by it are
-        equal.
+        A channel that does not exist has none; in a diagonal it has the last one's, so that loads which are alike but for that are equal.
         """
         outputs, inputs = self.config.outputs, self.config.inputs
         low, high = self.reduction(first)
         phase, first = divmod(first, self.phase_channels)
         weight = self.weight[phase * self.conv[0] : (phase + 1) * self.conv[0]]
+        if self.diagonal:
+            channels = np.minimum(np.arange(low * inputs, high * inputs), weight.shape[0] - 1)
+            return weight[channels].reshape(1, -1, *weight.shape[2:])
         last = min(first + outputs, weight.shape[0])
         dense = np.zeros((outputs, (high - low) * inputs, *weight.shape[2:]), np.int8)
         group_outputs, group_inputs = weight.shape[0] // self.layer.groups, weight.shape[1]
@@ -121,9 +136,6 @@ class Geometry:
             column = group * group_inputs - low * inputs
             if mine.start < mine.stop:
                 dense[mine.start - first : mine.stop - first, column : column + group_inputs] = weight[mine]
-        if group_outputs == group_inputs == 1 and first < last:
-            for channel in range(last, min(first + outputs, high * inputs)):
-                dense[channel - first, channel - low * inputs] = weight[last - 1]
         return dense
 
     def input_rows(self, rows: tuple[int, int]) -> tuple[int, int]:
@@ -216,8 +228,10 @@ def make_geometry(config: AcceleratorConfig, network: Network, layer: Layer, bat
         spread = spread.reshape(outputs, channels, y.kernel, y.window, x.kernel, x.window).transpose(0, 3, 5, 1, 2, 4)
         shape, weight = fold.shape(shape), np.ascontiguousarray(spread).reshape(outputs, -1, y.kernel, x.kernel)
     stride, padding, conv = (y.kernel_stride, x.kernel_stride), (y.padding, x.padding), (weight.shape[0] // layer.column_phases, *conv)
-    out = (conv[0], *layer.output_size(height, width))
-    geometry = Geometry(config, layer, batch, shape, weight, stride, padding, layer.dilation, conv, out, fold)
+    out, row_step, rows = (conv[0], *layer.output_size(height, width)), 1, shape[1]
+    if weight.shape[2] == 1 and stride[0] > 1 and padding[0] == 0 and (conv[1] - 1) * stride[0] < rows:  # only these rows are read
+        row_step, shape, stride = stride[0], (shape[0], conv[1], shape[2]), (1, stride[1])
+    geometry = Geometry(config, layer, batch, shape, weight, stride, padding, layer.dilation, conv, out, fold, row_step, rows)
     part = network.part(layer.output)
     _check_limits(geometry, network.tensors[part.tensor].shape[2] * part.row_step)
     return geometry

@@ -11,10 +11,13 @@ __all__ = ["pack_parameters", "pack_table", "pack_weights"]
 def pack_weights(geometry: Geometry, first: int) -> np.ndarray:
     """Blocks of weights, uint8, for the output channels from `first` on: channel word, kernel row, kernel column, outermost first.
 
-    A block has `outputs` words of `inputs` bytes; word 2·r + h holds at byte 2·j + q the weight of output 2·r + q and input 2·j + h.
+    A block has `outputs` words of `inputs` bytes; word 2·r + h holds at byte 2·j + q the weight of output 2·r + q and input 2·j + h. A diagonal one has one word, in
+    which byte k has the weight of channel k.
     """
     dense, inputs = geometry.dense_weight(first), geometry.config.inputs
     outputs, channels, kernel_y, kernel_x = dense.shape
+    if geometry.diagonal:
+        return np.ascontiguousarray(dense.reshape(channels // inputs, inputs, kernel_y, kernel_x).transpose(0, 2, 3, 1)).reshape(-1).view(np.uint8)
     # (pair, q, word, j, h, ky, kx) → (word, ky, kx, pair, h, j, q)
     blocks = dense.reshape(outputs // 2, 2, channels // inputs, inputs // 2, 2, kernel_y, kernel_x).transpose(2, 5, 6, 0, 4, 3, 1)
     return np.ascontiguousarray(blocks).reshape(-1).view(np.uint8)

@@ -122,8 +122,10 @@ class Ring:
         """The next `length` words, or None while a region in the way still has readers to come."""
         assert length <= self.size
         start = self._head if self._wraps or self._head + length <= self.size else 0
-        spans = [(start, min(start + length, self.size)), (0, max(start + length - self.size, 0))]
-        hit = [region for region in self._regions if any(a < y and x < b for a, b in spans for x, y in self._spans(region))]
+        end = start + length
+        # Regions lie from `start` to less than twice the size, as this one does; it meets those that overlap it there, or a turn of the ring away.
+        hit = [region for region in self._regions if region.start < end and start < region.start + region.length
+               or region.start + self.size < end or start < region.start + region.length - self.size]
         if any(region.last_reader is None for region in hit):
             return None
         # A region hit in part goes as a whole: the rest of it is free as well, and what follows there waits for as much.
@@ -134,7 +136,3 @@ class Ring:
         self._regions.append(region)
         self._head = (start + length) % self.size
         return region
-
-    def _spans(self, region):
-        end = region.start + region.length
-        return [(region.start, min(end, self.size)), (0, max(end - self.size, 0))]

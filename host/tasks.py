@@ -80,8 +80,8 @@ class Task:
     block: int
     tile: Tile
     chunk: ChunkLoad
-    #: Per array load: first output channel, parameters, and the pieces with their weights.
-    parts: list[tuple[int, Load, int, list[tuple[Piece, Load]]]]
+    #: Per array load: first output channel, parameters and their word, and the pieces with their weights and the word of these.
+    parts: list[tuple[int, Load, int, list[tuple[Piece, Load, int]]]]
     residual: ResidualLoad | None
     table: Load | None
     next_tile: Tile | None = None
@@ -99,7 +99,7 @@ class Work:
 
     def _plan(self, index, plan, offsets):
         geometry, layer_parameters = plan.geometry, None
-        kept = {}
+        kept = self._shared_loads(index, geometry, offsets.weights) if plan.keep == "layer" and geometry.diagonal else {}
         tiles = [sum(len(chunk.tiles) for chunk in plan.chunks if chunk.blocks[0] <= block < chunk.blocks[1]) for block in range(geometry.blocks)]
         parameter_words = (max(offsets.blocks) + 1) * geometry.block_parameters
         table = None
@@ -123,10 +123,10 @@ class Work:
                         if loads is None:
                             loads = self._weight_pieces(index, geometry, offsets.weights[first], cut)
                             kept[key] = fine, loads
-                        for load in loads:
+                        for load, _ in loads:
                             load.uses += 1
                         parameters, word = layer_parameters[first]
-                        parts.append((first, parameters, word, list(zip(cut, loads))))
+                        parts.append((first, parameters, word, [(piece, *load) for piece, load in zip(cut, loads, strict=True)]))
                     task = Task(index, block, tile, chunk_load, parts, None, table)
                     if geometry.layer.residual:
                         task.residual = ResidualLoad(task)
@@ -155,13 +155,31 @@ class Work:
         return result
 
     def _weight_pieces(self, layer, geometry, offset, cut):
-        """The loads of an array load's pieces."""
+        """The loads of an array load's pieces, and the word of each in them."""
         result = []
         for piece in cut:
-            words = piece.words * piece.rows * geometry.weight.shape[3] * self._config.block_words
-            result.append(Load(layer, offset, words))
+            words = self._words(geometry, piece)
+            result.append((Load(layer, offset, words), 0))
             offset += words * self._config.inputs
-        self.weight_loads += result
+        self.weight_loads += [load for load, _ in result]
+        return result
+
+    def _words(self, geometry, piece):
+        return piece.words * piece.rows * geometry.weight.shape[3] * geometry.step_words
+
+    def _shared_loads(self, layer, geometry, offsets):
+        """By their offset, array loads of few words that lie behind each other, as `_weight_pieces`, in loads of a quarter of the buffer at most."""
+        result, load = {}, None
+        for first in sorted(offsets, key=offsets.get):
+            offset, cut = offsets[first], pieces(geometry, first, False)
+            sizes = [self._words(geometry, piece) for piece in cut]
+            if offset in result:
+                continue
+            if load is None or load.offset + load.words * self._config.inputs != offset or load.words + sum(sizes) > self._config.weight_words // 4:
+                load = Load(layer, offset, 0)
+                self.weight_loads.append(load)
+            result[offset] = False, [(load, load.words + sum(sizes[:index])) for index in range(len(cut))]
+            load.words += sum(sizes)
         return result
 
     def _map_loads(self, plan, chunk) -> Iterator[tuple]:
@@ -169,6 +187,8 @@ class Work:
         geometry = plan.geometry
         ends = sorted({geometry.input_rows(tile.rows)[1] for tile in chunk.tiles} | {chunk.rows[1]})
         strips = list(pairwise([chunk.rows[0], *[end for end in ends if end > chunk.rows[0]]]))
+        if geometry.row_step > 1:  # each row by itself
+            strips = list(pairwise(range(chunk.rows[0], chunk.rows[1] + 1)))
         # Smaller loads would cost more than the wait they save.
         first, last = chunk.words
         whole = min((last - first) * self._lanes, geometry.planes) * (strips[0][1] - strips[0][0]) * geometry.shape[2]

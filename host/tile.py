@@ -21,6 +21,8 @@ _MEMORY_RATE = 250e6
 _MOST_BEATS = (1 << 14) - 1
 #: Cycles in which an in-order engine drains a pixel of a tile, at a shift of 28.
 _SERIAL_DRAIN = 16
+#: What it costs that nothing loads beside weights that take all of the buffer, in times of their own loading: measured.
+_FULL = 3
 #: Cycles a COMPUTE instruction costs beyond its pixels.
 TILE_OVERHEAD = 24
 
@@ -253,15 +255,14 @@ def _extent(geometry, count, axis):
 def _estimate(geometry, chunks):
     config, layer = geometry.config, geometry.layer
     block_words = max(sum(b - a for a, b in (geometry.reduction(f) for f in geometry.parts(block))) for block in range(geometry.blocks)
-                      ) * geometry.weight.shape[2] * geometry.weight.shape[3] * config.block_words
+                      ) * geometry.weight.shape[2] * geometry.weight.shape[3] * geometry.step_words
     tiles = sum(len(chunk.tiles) for chunk in chunks)
     parts = len({chunk.blocks for chunk in chunks})
-    if geometry.weight_bytes // config.inputs <= config.weight_words // 4 * 3:
+    words, room = geometry.weight_bytes // config.inputs, config.weight_words // 4 * 3  # beside what stays, the next weights load
+    keep, loads = ("chunk", len(chunks) // parts) if block_words <= room else ("tile", tiles // parts)
+    full = room < words <= config.weight_words and loads > 1
+    if words <= room or full:
         keep, loads = "layer", 1
-    elif block_words <= config.weight_words // 4 * 3:
-        keep, loads = "chunk", len(chunks) // parts
-    else:
-        keep, loads = "tile", tiles // parts
     drain = _SERIAL_DRAIN if config.in_order else max(config.outputs // config.drain_lanes, 1)
     rate = memory_rate(config)
     window = layer.pool.kernel[0] * layer.pool.kernel[1] if layer.pool else 1
@@ -289,6 +290,8 @@ def _estimate(geometry, chunks):
     largest = max(_chunk_words(geometry, chunk) for chunk in chunks)
     load = ceil(largest * config.inputs * config.clock_mhz * 1e6 / rate)
     exposed = 0 if config.in_order else load // 8 if 2 * largest <= config.map_words else load * len(chunks)
+    if full and not config.in_order:
+        exposed += ceil(_FULL * geometry.weight_bytes * config.clock_mhz * 1e6 / rate)
     return Plan(geometry, chunks, keep, exposed, compute, memory, moved, bound)
 
 
@@ -312,7 +315,7 @@ def pieces(geometry: Geometry, first: int, fine: bool) -> list[Piece]:
     config = geometry.config
     low, high = geometry.reduction(first)
     kernel_y, kernel_x = geometry.weight.shape[2:]
-    limit = config.weight_words // 4 // config.block_words
+    limit = config.weight_words // 4 // geometry.step_words
     words = min(limit // (kernel_y * kernel_x), 512)
     if words == 0:
         rows = max(limit // kernel_x, 1)

@@ -25,7 +25,8 @@ class Sequencer(wiring.Component):
     From idle, a tile's first pixel is issued max(`outputs`, 4) + 2 cycles after its instruction was taken.
 
     A pixel is issued (`active`) `latency` cycles before its `address`, `inside` and `pixel`; `zero_point` goes with them. A block's first word of
-    weights is addressed two cycles after the issue of the first pixel of the step before; `load` goes with the address.
+    weights is addressed two cycles after the issue of the first pixel of the step before; `load` goes with the address. Of a `diagonal` block all words are the
+    same one, of which only the byte `lane` counts.
 
     written_delay: cycles from an `address` to the first in which the pixel's sums are written. With a tile's last pixel the token for DRAIN is posted then,
     and the tile retires; the tokens for WEIGHT and MAP are posted a cycle after its last address. A setup instruction retires two cycles after it was taken.
@@ -42,7 +43,7 @@ class Sequencer(wiring.Component):
         super().__init__({
             "instruction": In(Instructions), "control": Out(UnitControl()), "active": Out(1),
             "address": Out(14), "inside": Out(1), "pixel": Out(PixelControl), "zero_point": Out(signed(8)),
-            "weight_address": Out(12), "load": Out(WeightLoad),
+            "weight_address": Out(12), "load": Out(WeightLoad), "diagonal": Out(1), "lane": Out(4),
         })
 
     def elaborate(self, _platform):
@@ -108,20 +109,21 @@ class Sequencer(wiring.Component):
         """Loads a block while the previous one is in use. Returns: the pending tile's first block will have come when its first pixel does."""
         vacant = Signal(init=1)  # no later step of a started tile waits for the next block
         loading, first_block, loaded = Signal(), Signal(), Signal()
-        word = Signal(4, reset_less=True)
-        address = Signal(12, reset_less=True)
+        word, lane = (Signal(4, name=name, reset_less=True) for name in ("word", "lane"))
+        address, diagonal, first_lane = Signal(12, reset_less=True), Signal(reset_less=True), Signal(4, reset_less=True)
         last_word = self._config.block_words - 1
-        m.d.sync += word.eq(word + 1)
+        m.d.sync += [word.eq(word + 1), lane.eq(lane + 1)]
         with m.If(loading):
-            m.d.sync += address.eq(address + 1)
+            m.d.sync += address.eq(address + (~diagonal | (word == last_word)))
             with m.If(word == last_word):
                 m.d.sync += loading.eq(0)
         with m.If(first_of_step & last_step):
             m.d.sync += vacant.eq(1)
         with m.If(pending & vacant):
-            m.d.sync += [vacant.eq(0), first_block.eq(1), address.eq(upcoming.weights), loading.eq(1), word.eq(0)]
+            m.d.sync += [vacant.eq(0), first_block.eq(1), address.eq(upcoming.weights), diagonal.eq(upcoming.diagonal), first_lane.eq(upcoming.lane)]
+            m.d.sync += [loading.eq(1), word.eq(0), lane.eq(upcoming.lane)]
         with m.Elif(first_of_step & ~last_step):
-            m.d.sync += [loading.eq(1), word.eq(0)]
+            m.d.sync += [loading.eq(1), word.eq(0), lane.eq(first_lane)]
         # Three words and the pixel are still to come.
         with m.If(first_block & loading & (word == max(last_word - 3, 0))):
             m.d.sync += loaded.eq(1)
@@ -131,6 +133,7 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             load.valid.eq(loading), load.word.eq(word),
             self.load.eq(delayed(m, load, reset=True, name="load")), self.weight_address.eq(delayed(m, address, name="weight_address")),
+            self.diagonal.eq(delayed(m, diagonal, name="diagonal")), self.lane.eq(delayed(m, lane, name="lane")),
         ]
         return loaded
 
@@ -252,11 +255,16 @@ class ComputeUnit(wiring.Component):
         wiring.connect(m, wiring.flipped(self.weight_write), weights.write)
         wiring.connect(m, wiring.flipped(self.sums_read), array.sums_read)
         wiring.connect(m, wiring.flipped(self.sums), array.sums)
+        # Which bytes of a word count is known a cycle before it comes, so that each is masked by a register.
+        diagonal, lane = (delayed(m, value, weights.latency - 1) for value in (sequencer.diagonal, sequencer.lane))
+        counts = Signal(self._config.inputs, reset_less=True)
+        m.d.sync += counts.eq(Cat(~diagonal | (lane == byte) for byte in range(self._config.inputs)))
         m.d.comb += [
             self.active.eq(sequencer.active),
             maps.address.eq(sequencer.address), maps.inside.eq(sequencer.inside), maps.zero_point.eq(sequencer.zero_point),
             weights.address.eq(sequencer.weight_address),
             array.activations.eq(maps.word), array.control.eq(delayed(m, sequencer.pixel, self._control_delay, reset=True)),
-            array.weights.eq(weights.word), array.load.eq(delayed(m, sequencer.load, weights.latency, reset=True)),
+            *(array.weights[byte].eq(weights.word[byte] & counts[byte].replicate(8)) for byte in range(self._config.inputs)),
+            array.load.eq(delayed(m, sequencer.load, weights.latency, reset=True)),
         ]
         return m

@@ -16,7 +16,7 @@ __all__ = [
 #: What `Register.MAGIC` reads: the bytes "CELO".
 MAGIC = int.from_bytes(b"CELO", "little")
 #: What `Register.VERSION` reads: the version of this register map and of the instruction set.
-VERSION = 2
+VERSION = 3
 
 
 class Command(data.Struct):

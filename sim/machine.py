@@ -126,7 +126,7 @@ class Machine:
     def _compute_window(self, **fields):
         self._window = fields
 
-    def _compute(self, address, weights, last_channels, x, y, clear, complete, **_):
+    def _compute(self, address, weights, last_channels, x, y, clear, complete, diagonal, lane, **_):
         strides, window, config = self._strides, self._window, self.config
         counts = [window[f"last_{name}"] + 1 for name in ("image", "row", "column")]
         image, row, column = (grid.reshape(-1) for grid in np.meshgrid(*map(np.arange, counts), indexing="ij"))
@@ -148,8 +148,9 @@ class Machine:
                     iy = y + row * window["stride_y"] + ky * window["dilation_y"]
                     outside = (ix < 0) | (ix >= window["width"]) | (iy < 0) | (iy >= window["height"])
                     data = np.where(outside[:, None], np.int8(window["zero_point"]), data)
-                    sums += (data.astype(np.float32) @ self._block(weights).astype(np.float32)).astype(np.int64)
-                    weights += config.block_words
+                    block = self._diagonal(weights, lane) if diagonal else self._block(weights)
+                    sums += (data.astype(np.float32) @ block.astype(np.float32)).astype(np.int64)
+                    weights += 1 if diagonal else config.block_words
                     last = "channels" if ky == window["last_kernel_row"] else "kernel_row"
                     address += offsets[-1] + strides["kernel_column" if kx < window["last_kernel_column"] else last]
         if complete:
@@ -160,6 +161,13 @@ class Machine:
         outputs, inputs = self.config.outputs, self.config.inputs
         words = self._weights[(weights + np.arange(outputs)) % self.config.weight_words]
         return words.reshape(outputs // 2, 2, inputs // 2, 2).transpose(2, 1, 0, 3).reshape(inputs, outputs)
+
+    def _diagonal(self, weights, lane):
+        """A block of one word, (inputs, outputs); lanes count modulo 16, of which there may be but eight."""
+        lanes = (lane + np.arange(self.config.outputs)) % 16
+        block = np.zeros((16, self.config.outputs), np.int8)
+        block[lanes, np.arange(self.config.outputs)] = np.resize(self._weights[weights % self.config.weight_words], 16)[lanes]
+        return block[: self.config.inputs]
 
     def _drain(self, pixels, address, group, parameters, zero_point, low, high, residual, residual_address, residual_zero_point,
                residual_multiplier, residual_shift, leaky, table, page, skip, **_):

@@ -241,7 +241,7 @@ class Windows(wiring.Component):
     def __init__(self, module, shape):
         self._unit, self._shape = module.Sequencer(TINY, written_delay=2), shape
         super().__init__({
-            "x": In(signed(3)), "y": In(signed(3)), "address": In(4), "weights": In(4),
+            "x": In(signed(3)), "y": In(signed(3)), "address": In(4), "weights": In(4), "diagonal": In(1), "lane": In(4),
             "astray": Out(1),   # an activation inside the map is read elsewhere than where its coordinates are
             "outside": Out(1),  # the zero point instead of an activation, or the other way round
             "weight_astray": Out(1),
@@ -253,7 +253,7 @@ class Windows(wiring.Component):
         # Setup and tile follow each other from the cycle after reset on; what they say was free in that cycle.
         step, fresh, k = Signal(3), Signal(init=1), dict(self._shape)
         m.d.sync += fresh.eq(0)
-        for name in ("x", "y", "address", "weights"):
+        for name in ("x", "y", "address", "weights", "diagonal", "lane"):
             k[name] = Signal.like(getattr(self, name), name=f"kept_{name}")
             with m.If(fresh):
                 m.d.sync += k[name].eq(getattr(self, name))
@@ -271,7 +271,7 @@ class Windows(wiring.Component):
             window.width.eq(self.width), window.height.eq(self.height),
             *(getattr(window, name).eq(k[name]) for name in ("stride_x", "stride_y", "dilation_x", "dilation_y")),
             *(getattr(window, f"last_{name}").eq(k[f"last_{name}"]) for name in LOOPS[:-1]),
-            tile.last_channels.eq(k["last_channels"]), tile.address.eq(k["address"]), tile.weights.eq(k["weights"]), tile.x.eq(k["x"]), tile.y.eq(k["y"]),
+            tile.last_channels.eq(k["last_channels"]), *(getattr(tile, name).eq(k[name]) for name in ("address", "weights", "x", "y", "diagonal", "lane")),
             unit.instruction.valid.eq(~fresh & (step < 3)),
             unit.instruction.payload.eq(Mux(step == 0, strides.as_value(), Mux(step == 1, window.as_value(), tile.as_value()))),
         ]
@@ -297,11 +297,14 @@ class Windows(wiring.Component):
         place, inside, valid = delayed(m, place, late), delayed(m, inside, late), delayed(m, unit.active, late, reset=True)
         m.d.comb += [self.astray.eq(valid & (unit.address != place)), self.outside.eq(valid & (unit.inside != inside))]
 
-        # Blocks of weights follow each other.
+        # Blocks of weights follow each other; one that is diagonal has a single word.
         loaded, word = Signal(9), Signal(4)
-        m.d.comb += self.weight_astray.eq(unit.load.valid & ((unit.weight_address != (k["weights"] + loaded)[:12]) | (unit.load.word != word)))
+        ends = word == TINY.block_words - 1
+        m.d.comb += self.weight_astray.eq(unit.load.valid & (
+            (unit.weight_address != (k["weights"] + loaded)[:12]) | (unit.load.word != word) | (unit.diagonal != k["diagonal"])
+            | (unit.lane != (k["lane"] + word)[:4])))
         with m.If(unit.load.valid):
-            m.d.sync += [loaded.eq(loaded + 1), word.eq(Mux(word == TINY.block_words - 1, 0, word + 1))]
+            m.d.sync += [loaded.eq(loaded + (ends | ~k["diagonal"])), word.eq(Mux(ends, 0, word + 1))]
         return m
 
 
@@ -362,7 +365,9 @@ def test_windows(shape):
     ("value.as_unsigned() < bound", "value.as_unsigned() <= bound", "outside"),
     ("origin_x + window.dilation_x", "origin_x + window.dilation_y", "outside"),
     ("Mux(first_1, compute.address, address + increment)", "Mux(first_1, compute.address + 1, address + increment)", "astray"),
-    ("address.eq(address + 1)", "address.eq(address + (word != 0))", "weight_astray"),
+    ("(~diagonal | (word == last_word))", "(word != 0)", "weight_astray"),
+    ("(~diagonal | (word == last_word))", "1", "weight_astray"),
+    ("lane.eq(first_lane)", "lane.eq(0)", "weight_astray"),
 ])
 def test_faults_in_windows_show(old, new, fault):
     with pytest.raises(Refuted, match=fault):

@@ -41,6 +41,8 @@ class Tile:
     weights: int
     clear: bool = True
     complete: bool = True
+    #: The first input of blocks that are diagonal.
+    lane: int | None = None
 
     @property
     def pixels(self):
@@ -71,7 +73,19 @@ class Tile:
         address = (self.base + self.start[0] * self.width + self.start[1]) % (1 << 14)
         post = [Unit.WEIGHT, Unit.MAP, *([Unit.DRAIN] if self.complete else [])]
         return encode(Opcode.COMPUTE, post=post, address=address, weights=self.weights, last_channels=self.groups - 1, x=self.start[1], y=self.start[0],
-                      clear=self.clear, complete=self.complete)
+                      clear=self.clear, complete=self.complete, diagonal=self.lane is not None, lane=self.lane or 0)
+
+    def block(self, weights, step, config):
+        """Weights of a step, (outputs, inputs)."""
+        if self.lane is None:
+            words = weights[(self.weights + step * config.outputs + np.arange(config.outputs)) % config.weight_words]
+            # Word 2·r + h, byte 2·j + q: the weight of output 2·r + q and input 2·j + h.
+            return words.reshape(config.outputs // 2, 2, config.inputs // 2, 2).transpose(0, 3, 2, 1).reshape(config.outputs, config.inputs)
+        word, block = weights[(self.weights + step) % config.weight_words], np.zeros((config.outputs, config.inputs), np.int8)
+        for output in range(config.outputs):
+            if (lane := (self.lane + output) % 16) < config.inputs:
+                block[output, lane] = word[lane]
+        return block
 
     def sums(self, maps, weights, config):
         """Σ weight · activation of each pixel, int64 (pixels, outputs)."""
@@ -82,9 +96,7 @@ class Tile:
         for group in range(self.groups):
             for ky in range(self.kernel[0]):
                 for kx in range(self.kernel[1]):
-                    words = weights[(self.weights + step * config.outputs + np.arange(config.outputs)) % config.weight_words]
-                    # Word 2·r + h, byte 2·j + q: the weight of output 2·r + q and input 2·j + h.
-                    block = words.reshape(config.outputs // 2, 2, config.inputs // 2, 2).transpose(0, 3, 2, 1).reshape(config.outputs, config.inputs)
+                    block = self.block(weights, step, config)
                     y = self.start[0] + np.arange(self.rows) * self.stride[0] + ky * self.dilation[0]
                     x = self.start[1] + np.arange(self.columns) * self.stride[1] + kx * self.dilation[1]
                     inside = ((y >= 0) & (y < self.height))[:, None] & ((x >= 0) & (x < self.width))[None, :]
@@ -218,7 +230,8 @@ async def tiles(dut):
             chunks = rng.choice([1, 1, 2, 3])
             total = np.zeros((window["images"] * window["rows"] * window["columns"], config.outputs), np.int64)
             accumulated = 0
-        tile = Tile(**window, weights=rng.randrange(config.weight_words), clear=accumulated == 0, complete=accumulated == chunks - 1)
+        tile = Tile(**window, weights=rng.randrange(config.weight_words), clear=accumulated == 0, complete=accumulated == chunks - 1,
+                    lane=rng.choice([None, rng.randrange(0, config.inputs, config.outputs), rng.randrange(0, 16, 2)]))
         total += tile.sums(maps, weights, config)
         if accumulated == 0:
             while not bench.free:

@@ -132,8 +132,8 @@ def program():
 
 
 @pytest.mark.parametrize(("word", "message"), [
-    (0, "instruction 30 of 31 has the unknown opcode 0"),
-    (isa.encode(Opcode.STORE, wait=[Unit.MAP]), "instruction 30 of 31 has tokens for a unit it shares none with"),
+    (0, r"instruction \d+ of \d+ has the unknown opcode 0"),
+    (isa.encode(Opcode.STORE, wait=[Unit.MAP]), r"instruction \d+ of \d+ has tokens for a unit it shares none with"),
     (isa.encode(Opcode.STORE, rows=1, columns=1, row_stride=1), "does not end with END"),
 ], ids=["opcode", "edge", "no end"])
 def test_refuses_what_the_dispatcher_refuses(program, word, message):
