@@ -5,6 +5,7 @@ whose regions are freed by the last instruction that reads them. So the next lay
 """
 
 from collections import deque
+from functools import partial
 from math import ceil
 
 import numpy as np
@@ -76,16 +77,13 @@ class Emitter:
     # ---- loads that run ahead ------------------------------------------------------------------------------------------------
 
     def _run_ahead(self):
-        for ring in self._word_rings:
-            while self._load_words(ring):
-                pass
-        while self._work.residual_loads and not self._ahead[Unit.MAP].full and self._load_residual():
-            pass
-        while self._work.chunk_loads and not self._ahead[Unit.MAP].full:
-            if not self._work.chunk_loads[0].pending:
-                self._work.chunk_loads.popleft()
-            elif not self._load_map(self._work.chunk_loads[0]):
-                break
+        """Emit the loads that there is room for, those of earlier layers first."""
+        kinds = [(loads, partial(self._load_words, ring)) for ring, (loads, *_) in self._word_rings.items()]
+        kinds += [(self._work.residual_loads, self._load_residual), (self._work.chunk_loads, self._load_map)]
+        while kinds := [kind for kind in kinds if kind[0]]:
+            first = min(kinds, key=lambda kind: kind[0][0].layer)
+            if not first[1]():
+                kinds.remove(first)
 
     def _load_words(self, ring, force=False):
         """Emit the next load of weights, parameters or a table, if there is one, has room and, where a layer computes it, is in memory; `force`: however far ahead."""
@@ -115,8 +113,11 @@ class Emitter:
             assert loaded, "each ring holds what a tile needs at once, and what layers make of it has been stored"
         self._ahead[Unit.WEIGHT].passed(load.mark)
 
-    def _load_map(self, load):
-        """Emit the next of a chunk's loads, if there is room for the chunk and its source is in memory."""
+    def _load_map(self, force=False):
+        """Emit the next of the next chunk's loads, if there is room for the chunk and its source is in memory; `force`: however far ahead."""
+        if self._ahead[Unit.MAP].full and not force:
+            return False
+        load = self._work.chunk_loads[0]
         geometry, chunk = self._plans[load.layer].geometry, load.chunk
         images, rows, width = chunk.images[1] - chunk.images[0], chunk.rows[1] - chunk.rows[0], geometry.shape[2]
         if load.region is None:
@@ -140,10 +141,14 @@ class Emitter:
         self._ahead[Unit.MAP].add(mark)
         load.done.append((image, span, words, mark))
         load.pending.popleft()
+        if not load.pending:
+            self._work.chunk_loads.popleft()
         return True
 
-    def _load_residual(self):
-        """Emit the loads of the next tile's summands, if the buffer has room and they are in memory."""
+    def _load_residual(self, force=False):
+        """Emit the loads of the next tile's summands, if the buffer has room and they are in memory; `force`: however far ahead."""
+        if self._ahead[Unit.MAP].full and not force:
+            return False
         load = self._work.residual_loads[0]
         task = load.task
         geometry, tile = self._plans[task.layer].geometry, task.tile
@@ -252,7 +257,7 @@ class Emitter:
         kernel_back = run_back + (kernel_x - 1) * dilation_x
         bank_free = self._drains[-2] if len(self._drains) >= 2 else None
         mark = None
-        for position, (piece, load, word) in enumerate(weights):
+        for position, (piece, load) in enumerate(weights):
             self._need_words(load, self._weights)
             maps = self._loaded(task, geometry, piece)
             self._ahead[Unit.MAP].passed(maps)
@@ -269,7 +274,7 @@ class Emitter:
             address += (piece.word - chunk.words[0]) * word_stride + (tile.images[0] - chunk.images[0]) * image_stride + (y - chunk.rows[0]) * width + x
             mark = self._schedule.emit(
                 Opcode.COMPUTE, [load.mark, maps, bank_free if position == 0 else None], layer=task.layer,
-                address=address % (1 << 14), weights=(load.region.start + word) % self._config.weight_words, last_channels=piece.words - 1, x=x, y=y,
+                address=address % (1 << 14), weights=load.region.start, last_channels=piece.words - 1, x=x, y=y,
                 clear=position == 0, complete=position == len(weights) - 1,
                 diagonal=geometry.diagonal, lane=first % geometry.phase_channels % self._config.inputs if geometry.diagonal else 0)
             load.use(mark)
@@ -284,7 +289,7 @@ class Emitter:
         found, last, seen = 0, None, 0
         while found < needed:
             if seen == len(task.chunk.done):
-                loaded = self._load_map(task.chunk)
+                loaded = self._work.chunk_loads[0] is task.chunk and self._load_map(force=True)
                 assert loaded, "a tile's map has been stored, and its chunk has room"
             image, span, words, mark = task.chunk.done[seen]
             seen += 1
@@ -304,7 +309,7 @@ class Emitter:
             values |= {"table": 1, "page": table.region.start}
         if residual:
             while task.residual.mark is None:
-                loaded = self._load_residual()
+                loaded = self._load_residual(force=True)
                 assert loaded, "a tile's summand has been stored, and the residual buffer holds two tiles"
             self._ahead[Unit.MAP].passed(task.residual.mark)
             values |= {"residual": 1, "residual_address": task.residual.region.start, "residual_zero_point": self._network.tensors[residual.tensor].zero_point,

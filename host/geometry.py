@@ -245,7 +245,8 @@ def _check_limits(geometry, row_stride):
               ("stride", max(geometry.stride), MOST_STRIDE), ("dilation", max(geometry.dilation), 31),
               ("padding", max(geometry.padding), 2047), ("map height", size[0], 2047), ("map width", size[1], 2047),
               ("last window's row", last[0], 2047), ("last window's column", last[1], 2047), ("output height", conv[0], 1023), ("output width", conv[1], 2047)]
-    limits += [(f"{what} area", height * width, (1 << 20) - 1) for what, (height, width) in (("map", size), ("output", conv), ("stored map", out))]
+    areas = ("map", (geometry.rows, size[1])), ("output", conv), ("stored map", out)
+    limits += [(f"{what} area", height * width, (1 << 20) - 1) for what, (height, width) in areas]
     limits += [("parameters of a block", geometry.block_parameters, geometry.config.parameter_words),
                ("stored width", out[1], 2047), ("distance of stored rows", row_stride, (1 << 14) - 1)]
     if layer.pool:

@@ -71,6 +71,10 @@ class ResidualLoad:
     region: Region | None = None
     mark: Mark | None = None
 
+    @property
+    def layer(self) -> int:
+        return self.task.layer
+
 
 @dataclass(eq=False)
 class Task:
@@ -80,8 +84,8 @@ class Task:
     block: int
     tile: Tile
     chunk: ChunkLoad
-    #: Per array load: first output channel, parameters and their word, and the pieces with their weights and the word of these.
-    parts: list[tuple[int, Load, int, list[tuple[Piece, Load, int]]]]
+    #: Per array load: first output channel, parameters, and the pieces with their weights.
+    parts: list[tuple[int, Load, int, list[tuple[Piece, Load]]]]
     residual: ResidualLoad | None
     table: Load | None
     next_tile: Tile | None = None
@@ -99,7 +103,7 @@ class Work:
 
     def _plan(self, index, plan, offsets):
         geometry, layer_parameters = plan.geometry, None
-        kept = self._shared_loads(index, geometry, offsets.weights) if plan.keep == "layer" and geometry.diagonal else {}
+        kept = {}
         tiles = [sum(len(chunk.tiles) for chunk in plan.chunks if chunk.blocks[0] <= block < chunk.blocks[1]) for block in range(geometry.blocks)]
         parameter_words = (max(offsets.blocks) + 1) * geometry.block_parameters
         table = None
@@ -123,10 +127,10 @@ class Work:
                         if loads is None:
                             loads = self._weight_pieces(index, geometry, offsets.weights[first], cut)
                             kept[key] = fine, loads
-                        for load, _ in loads:
+                        for load in loads:
                             load.uses += 1
                         parameters, word = layer_parameters[first]
-                        parts.append((first, parameters, word, [(piece, *load) for piece, load in zip(cut, loads, strict=True)]))
+                        parts.append((first, parameters, word, list(zip(cut, loads))))
                     task = Task(index, block, tile, chunk_load, parts, None, table)
                     if geometry.layer.residual:
                         task.residual = ResidualLoad(task)
@@ -155,31 +159,13 @@ class Work:
         return result
 
     def _weight_pieces(self, layer, geometry, offset, cut):
-        """The loads of an array load's pieces, and the word of each in them."""
+        """The loads of an array load's pieces."""
         result = []
         for piece in cut:
-            words = self._words(geometry, piece)
-            result.append((Load(layer, offset, words), 0))
+            words = piece.words * piece.rows * geometry.weight.shape[3] * geometry.step_words
+            result.append(Load(layer, offset, words))
             offset += words * self._config.inputs
-        self.weight_loads += [load for load, _ in result]
-        return result
-
-    def _words(self, geometry, piece):
-        return piece.words * piece.rows * geometry.weight.shape[3] * geometry.step_words
-
-    def _shared_loads(self, layer, geometry, offsets):
-        """By their offset, array loads of few words that lie behind each other, as `_weight_pieces`, in loads of a quarter of the buffer at most."""
-        result, load = {}, None
-        for first in sorted(offsets, key=offsets.get):
-            offset, cut = offsets[first], pieces(geometry, first, False)
-            sizes = [self._words(geometry, piece) for piece in cut]
-            if offset in result:
-                continue
-            if load is None or load.offset + load.words * self._config.inputs != offset or load.words + sum(sizes) > self._config.weight_words // 4:
-                load = Load(layer, offset, 0)
-                self.weight_loads.append(load)
-            result[offset] = False, [(load, load.words + sum(sizes[:index])) for index in range(len(cut))]
-            load.words += sum(sizes)
+        self.weight_loads += result
         return result
 
     def _map_loads(self, plan, chunk) -> Iterator[tuple]:

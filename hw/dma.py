@@ -13,10 +13,12 @@ from .fifo import Queue
 from .interfaces import BEAT_BITS, Axi4, Run
 from .primitives import delayed
 
-__all__ = ["OUTSTANDING", "AxiRead", "AxiWrite", "Beats", "Burst", "BurstCutter", "ReadDma", "WriteDma"]
+__all__ = ["OUTSTANDING", "PATIENCE", "AxiRead", "AxiWrite", "Beats", "Burst", "BurstCutter", "ReadDma", "WriteDma"]
 
 #: Bursts in flight at most, in each direction.
 OUTSTANDING = 8
+#: Bursts of others for which the last requester waits at most. Few: maps come late. Many: weights of the next layer do, where this one's maps take all of the memory.
+PATIENCE = 15
 
 
 #: The channels of an AXI4 port that read, and those that write.
@@ -100,7 +102,7 @@ class BurstCutter(wiring.Component):
 class ReadDma(wiring.Component):
     """Reads runs for several requesters through the read channels of one AXI4 port.
 
-    Arbitration is per burst; requester 0 comes first. Up to `OUTSTANDING` bursts are in flight, answers keep their order, and one beat per cycle is passed on, two
+    Arbitration is per burst; requester 0 comes first, but after `PATIENCE` bursts of others while it waited the last one does. Up to `OUTSTANDING` bursts are in flight, answers keep their order, and one beat per cycle is passed on, two
     cycles after the bus has shown it. `runs` are taken ahead, so that short ones follow each other without a gap.
 
     `halt` keeps further bursts, but the up to three chosen ones, from the bus; then `idle` tells that all have been answered. `error` stays set after an answer other
@@ -131,9 +133,14 @@ class ReadDma(wiring.Component):
             wiring.connect(m, wiring.flipped(runs), cutter.runs)
             m.d.comb += cutter.bursts.ready.eq(issue & choice[index])
             requests.append(cutter.bursts)
-        for index, burst in reversed(list(enumerate(requests))):
-            with m.If(burst.valid):
-                m.d.comb += [choice.eq(1 << index), chosen.i.payload.eq(burst.payload)]
+        last = self._requesters - 1
+        passed_over = Signal(range(PATIENCE + 1))
+        with m.If(issue & requests[last].valid):
+            m.d.sync += passed_over.eq(Mux(choice[last], 0, passed_over + 1))
+        offers = [*reversed([(index, burst.valid) for index, burst in enumerate(requests)]), (last, requests[last].valid & (passed_over == PATIENCE))]
+        for index, offered in offers:
+            with m.If(offered):
+                m.d.comb += [choice.eq(1 << index), chosen.i.payload.eq(requests[index].payload)]
 
         m.d.comb += [
             issue.eq(chosen.i.ready & route.i.ready & ~self.halt),

@@ -23,8 +23,8 @@ __all__ = ["Arbiter", "SdramController", "SdramCore", "Splitter"]
 
 #: Beats that wait to be written, and beats read that wait to be taken, at most. Their words lie in a block RAM each.
 STORED_BEATS = 256
-#: Beats of a turn at least, while there is anything to do in it: 512 bytes.
-TURN_BEATS = 64
+#: Beats of a turn at least, while there is anything to do in it: 512 bytes read, or all the bytes that wait to be written, since what is written late is read late.
+READ_TURN_BEATS, WRITE_TURN_BEATS = 64, STORED_BEATS
 _WORD_BITS = BEAT_BITS // BEAT_WORDS
 _OKAY, _DECERR = 0b00, 0b11
 
@@ -87,7 +87,7 @@ class Splitter(wiring.Component):
 
 
 class Arbiter(wiring.Component):
-    """Chooses the next access: the direction stays until it has none that could be made, or the other one has one and 512 bytes have been transferred.
+    """Chooses the next access: the direction stays until it has none that could be made, or the other one has one and its turn has had its beats.
 
     One access waits to be taken, the next is offered three cycles after. `reads_fit`: there is room for what a read brings; `writes_complete`: all data of the first
     write are here, and so is room for its answer.
@@ -101,9 +101,9 @@ class Arbiter(wiring.Component):
         m = Module()
         read, write = Signal(), Signal()  # could be made
         writing, turned = Signal(), Signal()
-        turn = Signal(signed(8), init=TURN_BEATS - 1)  # beats to the least of a turn, less one
+        turn = Signal(signed(9), init=READ_TURN_BEATS - 1)  # beats to the least of a turn, less one
         chosen = Signal.like(self.accesses.payload)
-        before = Mux(turned, TURN_BEATS - 1, turn)
+        before = Mux(turned, Mux(writing, WRITE_TURN_BEATS - 1, READ_TURN_BEATS - 1), turn)
         m.d.sync += [read.eq(self.reads.valid & self.reads_fit), write.eq(self.writes.valid & self.writes_complete)]
         m.d.comb += chosen.eq(Mux(writing, self.writes.payload, self.reads.payload))
         with m.If(self.accesses.ready):
@@ -126,7 +126,7 @@ class Arbiter(wiring.Component):
 
 
 class SdramCore(wiring.Component):
-    """Accesses and their beats to the pins, in one clock domain: at least 512 bytes in one direction before the other one's turn, unless there is nothing to do.
+    """Accesses and their beats to the pins, in one clock domain: at least 512 bytes are read, or 2,048 written, before the other direction's turn, unless there is nothing to do.
 
     A write is made when all its beats are here, and answered when its turn has come, since whatever is read later comes after it. A read is made when there is
     room for 64 beats. So an access that has begun never waits for the bus, nor does a refresh. Beats outside of the memory are marked if they are read; those

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 
-from ..hw.dma import OUTSTANDING
+from ..hw.dma import OUTSTANDING, PATIENCE
 from ..hw.fifo import Queue as HardwareQueue
 from ..hw.interfaces import BEAT_BITS
 from .dataflow import NEVER, Queue, Simulation
@@ -34,7 +34,7 @@ def _cut(runs, bursts, max_burst):
 
 
 class ReadTiming:
-    """`ReadDma`. Requesters come first in the order in which they were added."""
+    """`ReadDma`. Requesters come first in the order in which they were added, but the last one waits for `PATIENCE` bursts of others at most."""
 
     #: Cycles from a beat on the bus to its requester.
     latency = 2
@@ -45,7 +45,7 @@ class ReadTiming:
         self._simulation, self._memory, self._max_burst = simulation, memory, max_burst
         self._requesters = []
         self._room = deque([0] * OUTSTANDING)
-        self._cycle = 0
+        self._cycle = self._passed_over = 0
         simulation.arbiter(self)
 
     def requester(self, tell: "Callable[[int, int, bool], None]") -> Queue:
@@ -63,7 +63,11 @@ class ReadTiming:
 
     def act(self, cycle: int) -> None:
         """Choose a burst."""
-        bursts, tell = next((bursts, tell) for bursts, tell in self._requesters if bursts.elements and bursts.elements[0][0] <= cycle)
+        offers = [bool(bursts.elements) and bursts.elements[0][0] <= cycle for bursts, _ in self._requesters]
+        choice = len(offers) - 1 if offers[-1] and self._passed_over == PATIENCE else offers.index(True)
+        if offers[-1]:
+            self._passed_over = 0 if choice == len(offers) - 1 else self._passed_over + 1
+        bursts, tell = self._requesters[choice]
         _, (beat, beats, final) = bursts.elements.popleft()
         bursts.free(cycle + 1)
         self._room.popleft()

@@ -14,7 +14,7 @@ __all__ = ["BEAT_CYCLES", "WRITE_BEATS", "MemoryTiming", "Sdram"]
 CAS, RCD, RP, RAS, RC, RRD, WR, RFC, REFRESH, READ_TO_WRITE = 3, 3, 3, 6, 9, 2, 2, 9, 1040, 2
 BEAT_CLOCKS, ROW_BYTES, BANKS = 4, 1024, 4
 # The controller's.
-HORIZON, TURN_BYTES, REQUEST_CYCLES, DATA_CYCLES = 16, 512, 5, 5
+HORIZON, READ_TURN_BYTES, WRITE_TURN_BYTES, REQUEST_CYCLES, DATA_CYCLES = 16, 512, 2048, 5, 5
 #: Beats written that the controller holds.
 WRITE_BEATS = 256
 #: Engine cycles from a beat of a burst to the next.
@@ -89,7 +89,7 @@ class MemoryTiming:
     def act(self, cycle: int) -> None:
         """Commit a burst."""
         read, write = (bool(bursts.elements) and bursts.elements[0][0] <= cycle for bursts in (self._reads, self._writes))
-        if not (write if self._writing else read) or (read and write and self._turn >= TURN_BYTES):
+        if not (write if self._writing else read) or (read and write and self._turn >= (WRITE_TURN_BYTES if self._writing else READ_TURN_BYTES)):
             self._writing, self._turn = not self._writing, 0
         _, (beat, beats, answer) = (self._writes if self._writing else self._reads).elements.popleft()
         first = (self._sdram.burst(8 * beat, beats, self._writing, cycle * 4 // 3) * 3 + 3) // 4 + DATA_CYCLES

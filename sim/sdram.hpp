@@ -2,7 +2,7 @@
 //
 // Events, not clocks: when a burst is committed, the times of its commands follow from those before it, and its beats get the engine cycle they arrive in.
 // Up to `horizon` clocks before the data bus falls free the arbiter commits the next burst, so its row is opened meanwhile unless its bank is still in use.
-// Reads and writes take turns, each for at least `turn_bytes` as long as it has bursts waiting. A write is committed when all its data are there.
+// Reads and writes take turns, each for at least its `turn_bytes` as long as it has bursts waiting. A write is committed when all its data are there.
 // Not modelled: conflicts on the command bus (a burst of beats takes one slot in four) and the eightfold refresh that may be postponed.
 #pragma once
 
@@ -156,7 +156,7 @@ public:
 
 private:
     static constexpr int64_t horizon = 16;        // memory clocks of look-ahead
-    static constexpr int64_t turn_bytes = 512;    // least bytes in one direction while it has bursts
+    static constexpr int64_t turn_bytes[2] = {512, 2048};  // least bytes read, and written, while there are bursts
     static constexpr int64_t request_cycles = 5;  // engine cycles from AXI to the controller: register, crossing, arbiter
     static constexpr int64_t data_cycles = 5;     // … and back
     static constexpr unsigned outstanding = 16, read_beats = 256, write_beats = 256;
@@ -226,7 +226,7 @@ private:
         const bool write = complete_writes_ && !writes_.empty() && (kind_ != erratic || writes_.front().cycle <= cycle_) && !responses_.full();
         if (!read && !write) return;
         if (writing_ ? !write : !read) turn(!writing_);
-        else if (read && write && turn_ >= turn_bytes) turn(!writing_);
+        else if (read && write && turn_ >= turn_bytes[writing_]) turn(!writing_);
         if (writing_) commit_write(now);
         else commit_read(now);
     }
