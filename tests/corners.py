@@ -137,13 +137,20 @@ CORNERS = {
     "a tile that stores nothing yet": lambda v: any(tile.out_rows[0] == tile.out_rows[1] for tile in v.tiles),
     "a map in several chunks": lambda v: len(v.plan.chunks) > 1,
     "images in several chunks": lambda v: len({chunk.images for chunk in v.plan.chunks}) > 1,
+    "weights that fill the buffer and stay": lambda v: v.plan.keep == "layer" and len(v.plan.chunks) > 1 and 4 * _weight_words(v) > 3 * v.program.config.weight_words,
     "weights loaded again for each chunk": lambda v: v.plan.keep == "chunk" and len(v.plan.chunks) > 1,
     "weights loaded again for each tile": lambda v: v.plan.keep == "tile" and len(v.tiles) > 1,
+    "a word for a block of weights": lambda v: v.plan.geometry.diagonal,
+    "rows left out of the loads": lambda v: v.plan.geometry.row_step > 1,
     "a sum in several pieces": lambda v: len(v.cut) > 1,
     "kernel rows in several pieces": lambda v: any(piece.row for piece in v.cut),
     "several blocks of outputs": lambda v: v.plan.geometry.blocks > 1,
     "parameters in several loads": lambda v: v.plan.geometry.blocks * v.plan.geometry.block_parameters > v.program.config.parameter_words // 2,
 }
+
+
+def _weight_words(view):
+    return view.plan.geometry.weight_bytes // view.program.config.inputs
 
 
 def _reach(layer, sign):

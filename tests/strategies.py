@@ -230,8 +230,8 @@ CORNER_CASES = (
     Case(inputs=(Input(shape=(100, 1, 1)),), layers=(LayerCase(source="x0", outputs=100, op="conv_transpose", groups=100, column_phases=8),)),
     # an input worth folding to cells of the stride
     Case(inputs=(Input(shape=(1, 17, 17)),), layers=(LayerCase(source="x0", outputs=3, kernel=(7, 7), stride=(4, 4), padding=(3, 3, 3, 3)),)),
-    # for several chunks of the map: weights of which the buffer holds a block, or not even that
-    Case(inputs=(Input(shape=(300, 11, 11)),), layers=(LayerCase(source="x0", outputs=24),)),
+    # for several chunks of the map: weights that fill the buffer, of either size, or of which it holds a block, or not even that
+    *(Case(inputs=(Input(shape=(300, 11, 11)),), layers=(LayerCase(source="x0", outputs=outputs),)) for outputs in (12, 24, 32)),
     Case(inputs=(Input(shape=(256, 12, 12)),), layers=(LayerCase(source="x0", outputs=1, kernel=(3, 3)),)),
     # rows of which several tiles must be staged before a pooling window is whole, for either size of tile
     *(Case(inputs=(Input(shape=(2, 17, width)),), layers=(LayerCase(source="x0", outputs=2, pool=Pool(kernel=(15, 2), stride=(1, 1))),)) for width in (5, 20)),
