@@ -1,4 +1,5 @@
 import random
+from itertools import pairwise
 
 import cocotb
 import pytest
@@ -7,7 +8,7 @@ from cocotb.triggers import RisingEdge
 from cocotbext.axi import AxiRamRead, AxiRamWrite, AxiReadBus, AxiWriteBus
 
 from celosia.hw.config import get_config
-from celosia.hw.dma import OUTSTANDING, BurstCutter, ReadDma, WriteDma
+from celosia.hw.dma import OUTSTANDING, PATIENCE, BurstCutter, ReadDma, WriteDma
 from celosia.hw.interfaces import Run
 
 CONFIG = get_config("tiny")
@@ -116,6 +117,26 @@ async def prompt_memory(dut, latency, delays):
         else:
             dut.bus_rvalid.value = 0
             quiet += 1
+
+
+@cocotb.test()
+async def who_comes_first(dut):
+    """Requester 1 before 2, which has one of sixteen bursts; requester 0 before both."""
+    await reset(dut)
+    cocotb.start_soon(prompt_memory(dut, 3, []))
+    tasks = [cocotb.start_soon(put_runs(dut, f"runs_{index}", [{"address": index << 24, "beats": 16000}])) for index in (1, 2)]
+    order = []
+    while len(order) < 300:
+        await RisingEdge(dut.clk)
+        if dut.bus_arvalid.value:
+            order.append(int(dut.bus_araddr.value) >> 24)
+        if len(order) == 200 and len(tasks) == 2:
+            tasks.append(cocotb.start_soon(put_runs(dut, "runs_0", [{"address": 0, "beats": 8000}])))
+    turns = [index for index, requester in enumerate(order) if requester == 2]
+    assert all(after - before == PATIENCE + 1 for before, after in pairwise(turns))
+    assert len(turns) >= 300 // (PATIENCE + 1)
+    first = order.index(0)
+    assert [requester for requester in order[first : first + 50] if requester != 2] == [0] * sum(requester != 2 for requester in order[first : first + 50])
 
 
 @cocotb.test()
@@ -246,6 +267,10 @@ def test_reads(config, probability):
 @pytest.mark.parametrize("beats", [1, 8, 100])
 def test_streams_without_gaps(beats):
     run_cocotb(ReadDma(CONFIG), __file__, "streams_without_gaps", {"beats": beats})
+
+
+def test_who_comes_first():
+    run_cocotb(ReadDma(CONFIG), __file__, "who_comes_first")
 
 
 @pytest.mark.parametrize("case", ["read_error_stays", "halt_lets_begun_bursts_end"])
