@@ -102,21 +102,26 @@ class Work:
             self._plan(index, plan, where)
 
     def _plan(self, index, plan, offsets):
-        geometry, layer_parameters = plan.geometry, None
-        kept = {}
-        tiles = [sum(len(chunk.tiles) for chunk in plan.chunks if chunk.blocks[0] <= block < chunk.blocks[1]) for block in range(geometry.blocks)]
+        geometry, kept, parameters = plan.geometry, {}, {}
+
+        def tiles(chunks):
+            """Of each block, in these chunks."""
+            return [sum(len(chunk.tiles) for chunk in chunks if chunk.blocks[0] <= block < chunk.blocks[1]) for block in range(geometry.blocks)]
+
         parameter_words = (max(offsets.blocks) + 1) * geometry.block_parameters
         table = None
         if offsets.table is not None:
-            table = Load(index, offsets.table, 1, uses=sum(count * len(geometry.parts(block)) for block, count in enumerate(tiles)))
+            table = Load(index, offsets.table, 1, uses=sum(count * len(geometry.parts(block)) for block, count in enumerate(tiles(plan.chunks))))
             self.table_loads.append(table)
-        stay = parameter_words <= self._config.parameter_words // 2 and not geometry.layer.parameters
+        stay = parameter_words <= self._config.parameter_words // 2
+        # Chunks that share their parameters; each image has computed ones of its own.
+        shares = [(geometry.layer.parameters and chunk.images) if stay else number for number, chunk in enumerate(plan.chunks)]
         for number, chunk in enumerate(plan.chunks):
             chunk_load = ChunkLoad(index, chunk, deque(self._map_loads(plan, chunk)), [], len(chunk.tiles) * (chunk.blocks[1] - chunk.blocks[0]))
             self.chunk_loads.append(chunk_load)
-            if layer_parameters is None or not stay:
-                here = [len(chunk.tiles) * (chunk.blocks[0] <= block < chunk.blocks[1]) for block in range(geometry.blocks)]
-                layer_parameters = self._parameter_pieces(index, geometry, offsets, chunk.images[0], tiles if stay else here)
+            if (share := shares[number]) not in parameters:
+                sharing = tiles([other for other, its in zip(plan.chunks, shares) if its == share])
+                parameters[share] = self._parameter_pieces(index, geometry, offsets, chunk.images[0], sharing)
             for block in range(*chunk.blocks):
                 for position, tile in enumerate(chunk.tiles):
                     parts = []
@@ -129,8 +134,7 @@ class Work:
                             kept[key] = fine, loads
                         for load in loads:
                             load.uses += 1
-                        parameters, word = layer_parameters[first]
-                        parts.append((first, parameters, word, list(zip(cut, loads))))
+                        parts.append((first, *parameters[share][first], list(zip(cut, loads))))
                     task = Task(index, block, tile, chunk_load, parts, None, table)
                     if geometry.layer.residual:
                         task.residual = ResidualLoad(task)

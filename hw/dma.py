@@ -102,8 +102,8 @@ class BurstCutter(wiring.Component):
 class ReadDma(wiring.Component):
     """Reads runs for several requesters through the read channels of one AXI4 port.
 
-    Arbitration is per burst; requester 0 comes first, but after `PATIENCE` bursts of others while it waited the last one does. Up to `OUTSTANDING` bursts are in flight, answers keep their order, and one beat per cycle is passed on, two
-    cycles after the bus has shown it. `runs` are taken ahead, so that short ones follow each other without a gap.
+    Arbitration is per burst; requester 0 comes first, but after `PATIENCE` bursts of others while it waited the last one does. Up to `OUTSTANDING` bursts
+    are in flight, answers keep their order, and one beat per cycle is passed on, two after the bus has shown it. `runs` are taken ahead, so short ones have no gaps.
 
     `halt` keeps further bursts, but the up to three chosen ones, from the bus; then `idle` tells that all have been answered. `error` stays set after an answer other
     than OKAY, whose beat is passed on like any other. `beat` pulses for each beat.
