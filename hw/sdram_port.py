@@ -126,7 +126,7 @@ class Arbiter(wiring.Component):
 
 
 class SdramCore(wiring.Component):
-    """Accesses and their beats to the pins, in one clock domain: 512 bytes are read, or 2,048 written, before the other direction's turn, unless there is nothing to do.
+    """Accesses and their beats to the pins, in one clock: 512 bytes are read, or 2,048 written, before the other direction's turn, unless there is nothing to do.
 
     A write is made when all its beats are here, and answered when its turn has come, since whatever is read later comes after it. A read is made when there is
     room for 64 beats. So an access that has begun never waits for the bus, nor does a refresh. Beats outside of the memory are marked if they are read; those
