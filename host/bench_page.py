@@ -139,8 +139,11 @@ def _roofline(report, bytes_per_second):
     roof = np.geomspace(low, high, 200)
     axes.plot(roof, np.minimum(roof * rate, macs_per_cycle), color="black", linewidth=1.2)
     axes.scatter(x, y, s=12 + 900 * share, color=_CAUSES["active"][0], alpha=0.55, linewidths=0)
-    for index in np.argsort(-share)[:5]:
-        axes.annotate(rows[index]["name"], (x[index], y[index]), fontsize=6.5, xytext=(4, -8), textcoords="offset points")
+    named = []
+    for index in np.argsort(-share)[:8]:
+        if all(abs(np.log(x[index] / x[other])) > 0.3 or abs(np.log(y[index] / y[other])) > 0.2 for other in named):  # else names lie on each other
+            named.append(index)
+            axes.annotate(rows[index]["name"], (x[index], y[index]), fontsize=6.5, xytext=(4, -8), textcoords="offset points")
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(y.min(initial=macs_per_cycle / 50) / 1.5, macs_per_cycle * 1.6),
              xlabel="MACs per byte of memory traffic", ylabel="MACs per cycle")
     axes.grid(True, color="#e4e4e4", linewidth=0.6)
