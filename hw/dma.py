@@ -134,10 +134,10 @@ class ReadDma(wiring.Component):
             m.d.comb += cutter.bursts.ready.eq(issue & choice[index])
             requests.append(cutter.bursts)
         last = self._requesters - 1
-        passed_over = Signal(range(PATIENCE + 1))
+        passed_over, impatient = Signal(range(PATIENCE + 1)), Signal()  # impatient: has been passed over so often, and so still has a burst
         with m.If(issue & requests[last].valid):
-            m.d.sync += passed_over.eq(Mux(choice[last], 0, passed_over + 1))
-        offers = [*reversed([(index, burst.valid) for index, burst in enumerate(requests)]), (last, requests[last].valid & (passed_over == PATIENCE))]
+            m.d.sync += [passed_over.eq(Mux(choice[last], 0, passed_over + 1)), impatient.eq(~choice[last] & (passed_over == PATIENCE - 1))]
+        offers = [*reversed([(index, burst.valid) for index, burst in enumerate(requests)]), (last, impatient)]
         for index, offered in offers:
             with m.If(offered):
                 m.d.comb += [choice.eq(1 << index), chosen.i.payload.eq(requests[index].payload)]
