@@ -86,9 +86,9 @@ class Emitter:
                 kinds.remove(first)
 
     def _load_words(self, ring, force=False):
-        """Emit the next load of weights, parameters or a table, if there is one, has room and, where a layer computes it, is in memory; `force`: however far ahead."""
+        """Emit the next load of weights, parameters or a table, if it has room and, where a layer computes it, is in memory; `force`: however far ahead."""
         loads, target, step, beats = self._word_rings[ring]
-        if not loads or (self._ahead[Unit.WEIGHT].full and not force):
+        if self._ahead[Unit.WEIGHT].full and not force:
             return False
         load, base, offset, written = loads[0], Base.WEIGHTS, 0, []
         if load.tensor:
@@ -289,7 +289,7 @@ class Emitter:
         found, last, seen = 0, None, 0
         while found < needed:
             if seen == len(task.chunk.done):
-                loaded = self._work.chunk_loads[0] is task.chunk and self._load_map(force=True)
+                loaded = self._load_map(force=True)
                 assert loaded, "a tile's map has been stored, and its chunk has room"
             image, span, words, mark = task.chunk.done[seen]
             seen += 1

@@ -25,7 +25,7 @@ class Geometry:
     config: AcceleratorConfig
     layer: Layer
     batch: int
-    #: Shape (C, H, W) of the map in memory.
+    #: Shape (C, H, W) of the map as loaded: every `row_step`-th row of what lies in memory.
     shape: tuple[int, int, int]
     #: int8 (phases · O, C / groups, KH, KW)
     weight: np.ndarray
@@ -37,7 +37,7 @@ class Geometry:
     conv: tuple[int, int, int]
     out: tuple[int, int, int]
     fold: Fold | None
-    #: Rows of the map in memory from one row of `shape` to the next, and how many there are.
+    #: Rows of the map in memory from one row of `shape` to the next, and how many there are in memory.
     row_step: int
     rows: int
 
@@ -112,7 +112,7 @@ class Geometry:
     def weight_bytes(self) -> int:
         """Bytes of different weights: layers with groups, such as average pooling, repeat array loads."""
         if self.layer.groups == 1:
-            return self.steps * self.config.macs
+            return self.steps * self.step_words * self.config.inputs
         different = {(dense := self.dense_weight(first)).tobytes(): dense.size for block in range(self.blocks) for first in self.parts(block)}
         return sum(different.values())
 

@@ -21,7 +21,7 @@ _MEMORY_RATE = 250e6
 _MOST_BEATS = (1 << 14) - 1
 #: Cycles in which an in-order engine drains a pixel of a tile, at a shift of 28.
 _SERIAL_DRAIN = 16
-#: What it costs that nothing loads beside weights that take all of the buffer, in times of their own loading: measured.
+#: What it costs that nothing loads beside weights that take all of the buffer, in times of their own loading: of 1 to 4 the one with which the zoo is fastest.
 _FULL = 3
 #: Cycles a COMPUTE instruction costs beyond its pixels.
 TILE_OVERHEAD = 24
@@ -259,10 +259,9 @@ def _estimate(geometry, chunks):
     tiles = sum(len(chunk.tiles) for chunk in chunks)
     parts = len({chunk.blocks for chunk in chunks})
     words, room = geometry.weight_bytes // config.inputs, config.weight_words // 4 * 3  # beside what stays, the next weights load
-    keep, loads = ("chunk", len(chunks) // parts) if block_words <= room else ("tile", tiles // parts)
-    full = room < words <= config.weight_words and loads > 1
-    if words <= room or full:
-        keep, loads = "layer", 1
+    again = ("chunk", len(chunks) // parts) if block_words <= room else ("tile", tiles // parts)
+    full = room < words <= config.weight_words and again[1] > 1
+    keep, loads = ("layer", 1) if words <= room or full else again
     drain = _SERIAL_DRAIN if config.in_order else max(config.outputs // config.drain_lanes, 1)
     rate = memory_rate(config)
     window = layer.pool.kernel[0] * layer.pool.kernel[1] if layer.pool else 1

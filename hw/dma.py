@@ -133,11 +133,11 @@ class ReadDma(wiring.Component):
             wiring.connect(m, wiring.flipped(runs), cutter.runs)
             m.d.comb += cutter.bursts.ready.eq(issue & choice[index])
             requests.append(cutter.bursts)
-        last = self._requesters - 1
+        lowest = self._requesters - 1
         passed_over, impatient = Signal(range(PATIENCE + 1)), Signal()  # impatient: has been passed over so often, and so still has a burst
-        with m.If(issue & requests[last].valid):
-            m.d.sync += [passed_over.eq(Mux(choice[last], 0, passed_over + 1)), impatient.eq(~choice[last] & (passed_over == PATIENCE - 1))]
-        offers = [*reversed([(index, burst.valid) for index, burst in enumerate(requests)]), (last, impatient)]
+        with m.If(issue & requests[lowest].valid):
+            m.d.sync += [passed_over.eq(Mux(choice[lowest], 0, passed_over + 1)), impatient.eq(~choice[lowest] & (passed_over == PATIENCE - 1))]
+        offers = [*reversed([(index, burst.valid) for index, burst in enumerate(requests)]), (lowest, impatient)]
         for index, offered in offers:
             with m.If(offered):
                 m.d.comb += [choice.eq(1 << index), chosen.i.payload.eq(requests[index].payload)]

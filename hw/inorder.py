@@ -15,7 +15,7 @@ from .inorder_load import InOrderLoad
 from .inorder_store import InOrderStore, Maximum
 from .inorder_unit import ADDRESS_BITS
 from .interfaces import Axi4Lite
-from .isa import INSTRUCTION_BITS, Base, Drain, Header, LoadMap, LoadWeights, Opcode, Store, Target, Unit, unit_of
+from .isa import INSTRUCTION_BITS, Base, Compute, Drain, Header, LoadMap, LoadWeights, Opcode, Store, Target, Unit, unit_of
 from .primitives import delayed
 from .registers import MAGIC, VERSION, Command, ErrorCode, Register, Status
 
@@ -45,8 +45,8 @@ class _Fetch(wiring.Component):
 
     def elaborate(self, _platform):
         m = Module()
-        header, load_weights, load_map, drain = (
-            struct(self.instruction[: struct.as_shape().size]) for struct in (Header, LoadWeights, LoadMap, Drain))
+        header, load_weights, load_map, compute, drain = (
+            struct(self.instruction[: struct.as_shape().size]) for struct in (Header, LoadWeights, LoadMap, Compute, Drain))
         second = Signal()
         m.d.comb += self.memory.address.eq(self.program + Cat(second, self.index))
         with m.FSM():
@@ -76,7 +76,7 @@ class _Fetch(wiring.Component):
                         m.d.comb += missing.eq(1)
                 for opcode, condition in (
                     (Opcode.LOAD_WEIGHTS, load_weights.target == Target.TABLE), (Opcode.LOAD_MAP, load_map.residual),
-                    (Opcode.DRAIN, drain.residual | drain.leaky | drain.table),
+                    (Opcode.COMPUTE, compute.diagonal), (Opcode.DRAIN, drain.residual | drain.leaky | drain.table),
                 ):
                     with m.If(header.opcode == opcode):
                         m.d.comb += missing.eq(condition)

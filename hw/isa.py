@@ -172,7 +172,7 @@ class Compute(data.Struct):
     y: signed(12)
     clear: unsigned(1)          # the first step replaces the sums instead of adding to them
     complete: unsigned(1)       # the last step completes the sums: the next tile takes the other bank
-    diagonal: unsigned(1)       # a block is one word: output k has the weight of input lane + k and no other; not of an engine that is in order
+    diagonal: unsigned(1)       # a block is one word: output k has the weight of input lane + k, modulo 16, and no other; lane is even
     lane: unsigned(4)
 
 

@@ -8,7 +8,7 @@
 Everything to the right of the crossings is `SdramCore` and has the memory's clock.
 """
 
-from amaranth.hdl import Cat, Const, DomainRenamer, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Cat, Const, DomainRenamer, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -23,7 +23,7 @@ __all__ = ["Arbiter", "SdramController", "SdramCore", "Splitter"]
 
 #: Beats that wait to be written, and beats read that wait to be taken, at most. Their words lie in a block RAM each.
 STORED_BEATS = 256
-#: Beats of a turn at least, while there is anything to do in it: 512 bytes read, or all the bytes that wait to be written, since what is written late is read late.
+#: Beats of a turn at least, while there is anything to do in it: 512 bytes read, or as many written as can wait, since what is written late is read late.
 READ_TURN_BEATS, WRITE_TURN_BEATS = 64, STORED_BEATS
 _WORD_BITS = BEAT_BITS // BEAT_WORDS
 _OKAY, _DECERR = 0b00, 0b11
@@ -101,7 +101,7 @@ class Arbiter(wiring.Component):
         m = Module()
         read, write = Signal(), Signal()  # could be made
         writing, turned = Signal(), Signal()
-        turn = Signal(signed(9), init=READ_TURN_BEATS - 1)  # beats to the least of a turn, less one
+        turn = Signal(range(-READ_TURN_BEATS, WRITE_TURN_BEATS), init=READ_TURN_BEATS - 1)  # beats to the least of a turn, less one
         chosen = Signal.like(self.accesses.payload)
         before = Mux(turned, Mux(writing, WRITE_TURN_BEATS - 1, READ_TURN_BEATS - 1), turn)
         m.d.sync += [read.eq(self.reads.valid & self.reads_fit), write.eq(self.writes.valid & self.writes_complete)]

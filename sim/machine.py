@@ -163,7 +163,8 @@ class Machine:
         return words.reshape(outputs // 2, 2, inputs // 2, 2).transpose(2, 1, 0, 3).reshape(inputs, outputs)
 
     def _diagonal(self, weights, lane):
-        """A block of one word, (inputs, outputs); lanes count modulo 16, of which there may be but eight."""
+        """A block of one word, (inputs, outputs); lanes count modulo 16, of which there may be but eight. Pairs of outputs share a multiplier: `lane` is even."""
+        assert lane % 2 == 0, f"COMPUTE's lane must be even, not {lane}"
         lanes = (lane + np.arange(self.config.outputs)) % 16
         block = np.zeros((16, self.config.outputs), np.int8)
         block[lanes, np.arange(self.config.outputs)] = np.resize(self._weights[weights % self.config.weight_words], 16)[lanes]

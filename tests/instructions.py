@@ -49,7 +49,9 @@ def random_instructions(config: AcceleratorConfig, seed: int, count: int = 150) 
                 columns = draw.randint(-(-config.min_pixels // rows), config.tile_pixels // rows)
                 return {"last_row": rows - 1, "last_column": columns - 1, "last_kernel_row": draw.randrange(2), "last_kernel_column": draw.randrange(3)}
             case Opcode.COMPUTE:
-                return {"last_channels": draw.randrange(3), "clear": 1, "complete": draw.randrange(2)}
+                diagonal = draw.randrange(2)
+                block = {"diagonal": diagonal, "lane": diagonal * draw.randrange(0, 16, 2)}
+                return {"last_channels": draw.randrange(3), "clear": 1, "complete": draw.randrange(2), **block}
             case Opcode.DRAIN:
                 return {"pixels": draw.randint(config.min_pixels, config.tile_pixels)}
             case Opcode.STORE_WINDOW:
@@ -77,7 +79,7 @@ def random_instructions(config: AcceleratorConfig, seed: int, count: int = 150) 
 
 def crowded_instructions(config: AcceleratorConfig, seed: int, count: int = 40) -> "list[int]":
     """Stores that fill the write buffer and the memory's, so that instructions retire long before their beats have left. On that depends when maps are asked for,
-    and they come before the weights, which are asked for all the time."""
+    and they come before most of the weights, which are asked for all the time."""
     draw = random.Random(seed)
     words = [encode(Opcode.COMPUTE_WINDOW, last_column=15), encode(Opcode.COMPUTE, clear=1)]
     words.append(encode(Opcode.STORE_WINDOW, kernel_x=1, kernel_y=1, stride_x=1, stride_y=1))

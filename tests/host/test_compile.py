@@ -10,11 +10,12 @@ from on_machine import run_on_machine
 from celosia.host.compile import compile, plan_network
 from celosia.host.device import open_device
 from celosia.host.errors import CompileError, NoRoomError
+from celosia.host.geometry import WHOLE_MAP, make_geometry
 from celosia.host.pack import pack_weights
 from celosia.hw import isa
 from celosia.hw.config import CONFIGS, AcceleratorConfig, get_config
 from celosia.hw.control import EngineControl
-from celosia.hw.isa import Base, Opcode, Unit
+from celosia.hw.isa import Base, Opcode, Unit, decode
 from celosia.hw.network import Pool, Residual
 from celosia.hw.program import Program, ProgramError
 from celosia.hw.tensor_file import read_tensors, write_tensors
@@ -246,13 +247,15 @@ def test_the_bound_where_neither_maps_nor_weights_fit():
     assert plan.bound == (maps + weights + 15 * (maps - 204800) + 64 * 256) * 100 // 250 + 1 <= plan.memory
 
 
-@pytest.mark.parametrize("config", ["tiny", "ulx3s-85f"])
+@pytest.mark.parametrize("config", ["tiny", "ulx3s-85f", "up5k"])
 def test_average_pooling_loads_its_weights_once(config):
     rng = np.random.default_rng(4)
     network = network_of([random_layer(rng, "a", "x", (50, 7, 7), 50, (7, 7), op="avg_pool", groups=50)], (50, 7, 7), rng)
     program, codes = compile(network, config), random_codes(network, 1, 2)
-    loads = 2 * max(program.config.inputs // program.config.outputs, 1)  # of one channel word, and of the last, whose channels are fewer
-    assert program.code_offset <= 64 // 4 * 32 + loads * 49 * program.config.macs + 512
+    [plan] = plan_network(network, program.config, 1)
+    step_words, loads = plan.geometry.step_words, 2 * max(program.config.inputs // program.config.outputs, 1)
+    # of one channel word, and of the last, whose channels are fewer
+    assert program.code_offset <= 64 // 4 * 32 + loads * 49 * step_words * program.config.inputs + 512
     np.testing.assert_array_equal(run_on_machine(program, [codes], 3)[0], execute(network, [codes])[0])
 
 
@@ -280,6 +283,26 @@ def test_equal_weights_count_once(config, kind):
             packed = [pack_weights(geometry, first) for block in range(geometry.blocks) for first in geometry.parts(block)]
             different = {weights.tobytes() for weights in packed if weights.any()}
             assert 0 <= geometry.weight_bytes - sum(map(len, different)) <= sum(weights.size for weights in packed if not weights.any())
+
+
+def test_one_channel_has_one_word_a_block():
+    rng = np.random.default_rng(0)
+    network = network_of([random_layer(rng, "a", "x", (1, 60, 60), 1, (15, 15))], (1, 60, 60), rng)
+    [plan] = plan_network(network, get_config("ulx3s-85f"), 1)
+    assert plan.geometry.fold or plan.geometry.diagonal
+    geometry = make_geometry(get_config("ulx3s-85f"), network, network.layers[0], 1, WHOLE_MAP)
+    assert geometry.diagonal and geometry.weight_bytes == len(pack_weights(geometry, 0)) == 15 * 15 * 16
+
+
+def test_loads_of_earlier_layers_come_first():
+    """The first map before the second layer's weights, of which the buffer has room for all."""
+    rng = np.random.default_rng(0)
+    layers = [random_layer(rng, name, source, (16, 10, 10), 16, (1, 1)) for name, source in (("a", "x"), ("b", "a"))]
+    program, first = compile(network_of(layers, (16, 10, 10), rng), "ulx3s-85f", 1), {}
+    for index, (opcode, _) in enumerate(map(decode, program.words())):
+        if opcode in (Opcode.LOAD_MAP, Opcode.LOAD_WEIGHTS):
+            first.setdefault((opcode, int(program.layers[index])), index)
+    assert first[Opcode.LOAD_WEIGHTS, 0] < first[Opcode.LOAD_MAP, 0] < first[Opcode.LOAD_WEIGHTS, 1] < first[Opcode.LOAD_MAP, 1]
 
 
 def test_loads_do_not_run_ahead_beyond_what_a_token_counter_holds():

@@ -92,7 +92,7 @@ LENGTHS = (8, 16, 24, 32, 48, 64)
 PATTERNS = {
     "sequential reads": lambda: ([sequential(0, 64)], []),
     "sequential writes": lambda: ([], [sequential(0, 64)]),
-    "512-byte reads and writes in turn": lambda: ([sequential(0, 64)], [sequential(8 * MEGABYTE, 64)]),
+    "sequential reads and writes in turn": lambda: ([sequential(0, 64)], [sequential(8 * MEGABYTE, 64)]),
     "mixed runs of 64 to 512 bytes": lambda: (
         [sequential(0, 64), scattered(1, 8 * MEGABYTE, 16 * MEGABYTE, LENGTHS), scattered(2, 16 * MEGABYTE, 24 * MEGABYTE, LENGTHS)],
         [scattered(3, 24 * MEGABYTE, 32 * MEGABYTE, LENGTHS)]),

@@ -142,6 +142,7 @@ def test_stores(pair):
 
 
 @pytest.mark.parametrize("word", [0, 9, encode(Opcode.LOAD_WEIGHTS, target=Target.TABLE, beats=1), encode(Opcode.LOAD_MAP, residual=1, beats=1, planes=1),
+                                  encode(Opcode.COMPUTE, diagonal=1),
                                   *(encode(Opcode.DRAIN, pixels=1, **{name: 1}) for name in ("residual", "leaky", "table"))])
 def test_what_there_is_no_hardware_for_is_an_error(pair, word):
     pair.put(encode(Opcode.COMPUTE_STRIDES), word, encode(Opcode.END))
