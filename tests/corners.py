@@ -111,6 +111,7 @@ CORNERS = {
     "a table before pooling": lambda v: v.layer.lookup and v.layer.pool,
     "computed parameters": lambda v: v.layer.parameters,
     "computed parameters of several images": lambda v: v.layer.parameters and v.program.batch > 1,
+    "computed parameters of several images in several chunks": lambda v: v.layer.parameters and 1 < v.program.batch < len(v.plan.chunks),
     "computed parameters and a residual": lambda v: v.layer.parameters and v.layer.residual,
     "computed parameters before a table": lambda v: v.layer.parameters and v.layer.lookup,
     "computed parameters of channels that fill no plane": lambda v: v.layer.parameters and v.out[0] % PLANE,

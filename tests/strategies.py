@@ -249,6 +249,10 @@ CORNER_CASES = (
     Case(inputs=(Input(shape=(600, 2, 2)), Input(shape=(600, 1, 1), zero_point=-128)), batch=2, layers=(
         LayerCase(source="x0", outputs=600, op="mul", kernel=(1, 4), dilation=(1, 0), groups=600, factors="x1"),
     )),
+    # several images in several chunks each, for which an image's parameters stay
+    Case(inputs=(Input(shape=(40, 20, 20)), Input(shape=(40, 1, 1), zero_point=-128)), batch=2, layers=(
+        LayerCase(source="x0", outputs=40, op="mul", kernel=(1, 4), dilation=(1, 0), groups=40, factors="x1"),
+    )),
     # the longest side, and windows that go on far beyond it
     Case(inputs=(Input(shape=(1, 1, 2047), zero_point=5),), layers=(
         LayerCase(source="x0", outputs=1, kernel=(1, 32), stride=(1, 15), padding=(0, 0, 0, 961), dilation=(1, 31)),
