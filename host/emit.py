@@ -73,13 +73,15 @@ class Emitter:
             self._parameters: (work.parameter_loads, Target.PARAMETERS, 1, 4), self._tables: (work.table_loads, Target.TABLE, 256, 256),
             self._weights: (work.weight_loads, Target.WEIGHTS, 1, self._lanes),
         }
+        # All loads still to come, and what emits the next of them.
+        self._kinds = [(loads, partial(self._load_words, ring)) for ring, (loads, *_) in self._word_rings.items()]
+        self._kinds += [(work.residual_loads, self._load_residual), (work.chunk_loads, self._load_map)]
 
     # ---- loads that run ahead ------------------------------------------------------------------------------------------------
 
     def _run_ahead(self):
         """Emit the loads that there is room for, those of earlier layers first."""
-        kinds = [(loads, partial(self._load_words, ring)) for ring, (loads, *_) in self._word_rings.items()]
-        kinds += [(self._work.residual_loads, self._load_residual), (self._work.chunk_loads, self._load_map)]
+        kinds = self._kinds
         while kinds := [kind for kind in kinds if kind[0]]:
             first = min(kinds, key=lambda kind: kind[0][0].layer)
             if not first[1]():

@@ -17,8 +17,7 @@ from .errors import CelosiaError
 from .waveform import record
 
 __all__ = ["Stopwatch", "bench_report", "compare", "equal_codes", "estimate_report", "host_time", "memory_report", "outputs_sha256", "per_second",
-           "predictions", "programs_of", "run_on",
-           "run_report", "sha256", "utilisation", "verdict"]
+           "predictions", "programs_of", "run_on", "run_report", "sha256", "utilisation", "verdict"]
 
 #: Of the linear layers that the host computes, by which their time is estimated: golden's, measured on one core of 2.6 GHz for 4,096 to 25,088 inputs.
 _HOST_MACS_PER_SECOND = 1e9

@@ -6,7 +6,7 @@ A burst never crosses a row, so once its first beat has its time the others foll
 from array import array
 from collections.abc import Callable
 
-from ..hw.sdram_port import READ_TURN_BEATS, WRITE_TURN_BEATS
+from ..hw.sdram_port import READ_TURN_BEATS, STORED_BEATS, WRITE_TURN_BEATS
 from .dataflow import NEVER, Simulation
 
 __all__ = ["BEAT_CYCLES", "WRITE_BEATS", "MemoryTiming", "Sdram"]
@@ -18,7 +18,7 @@ BEAT_CLOCKS, ROW_BYTES, BANKS = 4, 1024, 4
 HORIZON, REQUEST_CYCLES, DATA_CYCLES = 16, 5, 5
 READ_TURN_BYTES, WRITE_TURN_BYTES = 8 * READ_TURN_BEATS, 8 * WRITE_TURN_BEATS
 #: Beats written that the controller holds.
-WRITE_BEATS = 256
+WRITE_BEATS = STORED_BEATS
 #: Engine cycles from a beat of a burst to the next.
 BEAT_CYCLES = BEAT_CLOCKS * 3 // 4
 
